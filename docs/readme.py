@@ -1,0 +1,41 @@
+"""Makes README.md from nbs/index.ipynb: `python docs/readme.py`."""
+import re
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(\w+).*\n?", re.MULTILINE)
+
+
+def shown(cell) -> bool:
+    "Raw cells hold settings of the site, and `#| hide` is for cells that readers need not see."
+    return cell.cell_type != "raw" and not (cell.cell_type == "code" and "hide" in DIRECTIVE.findall(cell.source))
+
+
+def plain(cell):
+    "Without directives, and with outputs as text: a picture inside a notebook has no address that a README could show."
+    if cell.cell_type == "code":
+        cell.source = DIRECTIVE.sub("", cell.source)
+        for output in cell.outputs:
+            if "data" in output:
+                output.data = {mime: text for mime, text in output.data.items() if mime == "text/plain"}
+    return cell
+
+
+def readme(
+    notebook: Path = ROOT / "nbs" / "index.ipynb",  # the front page
+) -> str:  # its Markdown
+    "The front page as Markdown, the same whatever machine makes it."
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells = [plain(cell) for cell in nb.cells if shown(cell)]
+    # cleaned notebooks do not say it, and without it code blocks are not coloured
+    nb.metadata.language_info = {"name": "python"}
+    markdown, _ = MarkdownExporter().from_notebook_node(nb)
+    lines = (line.rstrip() for line in markdown.splitlines())
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
