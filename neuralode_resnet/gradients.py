@@ -42,24 +42,25 @@ class _Unrolled(torch.autograd.Function):
             k, saved = field.evaluate(z)
             tape.append(saved)
             return k
-        ctx.solution = solve(recorded, z)
+        ctx.solution = solve(recorded, field.enter(z))
         ctx.field, ctx.tableau, ctx.tape = field, tableau, tape
+        ctx.shape, end = z.shape, field.leave(ctx.solution.z, z.shape)
         report.append(ctx.solution)
-        return ctx.solution.z
+        return end
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         if ctx.tape is None: raise RuntimeError("the activations of this solve were freed by an earlier backward: solve again")
-        totals, carry = ctx.field.new_totals(), None
+        totals, carry, g = ctx.field.new_totals(), None, ctx.field.enter(g)
         pull = lambda e, k: ctx.field.pull_back(ctx.tape[e], k, totals)
         for step in reversed(ctx.solution.grid): g, carry = reverse_step(ctx.tableau, step, g, pull, carry)
         if carry is not None: g = g + pull(0, carry)
         ctx.tape = None
-        return g, None, None, None, None, *ctx.field.collect(totals)
+        return ctx.field.leave(g, ctx.shape), None, None, None, None, *ctx.field.collect(totals)
 
 def unrolled(field, tableau: Tableau, solve, z: Tensor):
-    "Run `solve(field, z)`, differentiable by the hand-written walk. `field` offers evaluate, pull_back and parameters."
+    "Run `solve(field, z)`, differentiable by the hand-written walk. `field` offers the methods of the table above."
     report = []
     end = _Unrolled.apply(z, field, tableau, solve, report, *field.parameters())
     solution = report[0]

@@ -25,10 +25,12 @@ _METHODS = ("euler", "midpoint", "heun", "rk4", "rk4_38", "heun_euler", "fehlber
 METHOD_COLORS = dict(zip(_METHODS, (sns.color_palette("colorblind").as_hex()[k] for k in (0, 1, 4, 2, 9, 5, 8, 7, 3))))
 METHOD_MARKERS = dict(zip(_METHODS, "osD^vPXp*"))
 
+def _look(method): return dict(color=METHOD_COLORS.get(method, "black"), marker=METHOD_MARKERS.get(method, "."))
+
 def use_style() -> None:
     "The look of the whole project: small sharp panels of 3.2 by 2.6 inches, light axes, no frames around legends."
     sns.set_theme(context="paper", style="ticks", rc={
-        "figure.figsize": (3.2, 2.6), "figure.dpi": 130, "savefig.dpi": 300, "figure.constrained_layout.use": True,
+        "figure.figsize": (3.2, 2.6), "figure.dpi": 144, "savefig.dpi": 300, "figure.constrained_layout.use": True,
         "font.size": 8.5, "axes.labelsize": 9, "axes.titlesize": 9.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
         "legend.fontsize": 8, "legend.title_fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
         "axes.spines.right": False, "axes.linewidth": .8, "lines.linewidth": 1.4, "lines.markersize": 4.5})
@@ -45,9 +47,7 @@ def _planar(z, lead, who):
     if flat.ndim != lead + 1 or flat.shape[-1] != 2:
         raise ValueError(f"{who}: draws {lead} leading axes and states of 2 numbers, got shape {z.shape}; "
                          "choose two coordinates, e.g. z[..., :2]")
-    if not np.isfinite(flat).all():
-        bad = len(flat) - np.isfinite(flat).all(axis=tuple(range(1, flat.ndim))).sum()
-        raise ValueError(f"{who}: {bad} of {len(flat)} entries along the first axis are not finite; leave them out")
+    if not np.isfinite(flat).all(): raise ValueError(f"{who}: some states are not finite; leave them out")
     return flat
 
 # %% ../nbs/00_plots.ipynb #c4ada0e8
@@ -60,16 +60,16 @@ def _classes(y, n, who):
     return y.astype(int)
 
 def _table(frame, columns, who):
-    "`frame`, if it has all `columns` and a row."
+    "Refuse a `frame` without the `columns` or without rows."
     missing = [c for c in columns if c not in frame]
     if missing: raise ValueError(f"{who}: column {', '.join(missing)} is missing; there are {', '.join(frame)}")
     if not len(frame): raise ValueError(f"{who}: the data frame has no rows; nothing to draw")
-    return frame
 
 # %% ../nbs/00_plots.ipynb #d2a660d1
 def _phase_plane(ax):
     "Names of axes and classes, the latter beside the panel."
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    ax.locator_params(nbins=6)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=.1, borderaxespad=0)
     return ax
 
@@ -86,13 +86,12 @@ def plot_points(
     z,  # states (n, 2), or (n, *state) with two numbers per state
     y,  # labels (n,)
     ax: Axes | None = None,  # drawn on; a new one if None
-    size: float = 10.,  # area of a marker, points squared
 ) -> Axes:
     "States of two numbers, coloured by class. ValueError for other states or labels."
     z = _planar(z, 1, "plot_points")
     y, ax = _classes(y, len(z), "plot_points"), ax or plt.subplots()[1]
     for k in np.unique(y):
-        ax.scatter(*z[y == k].T, s=size, color=CLASS_COLORS[k], marker=CLASS_MARKERS[k], lw=0, label=f"class {k}")
+        ax.scatter(*z[y == k].T, s=10, color=CLASS_COLORS[k], marker=CLASS_MARKERS[k], lw=0, label=f"class {k}")
     ax.set_aspect("equal")
     return _phase_plane(ax)
 
@@ -103,7 +102,7 @@ def plot_trajectories(
     ax: Axes | None = None,  # drawn on; a new one if None
     n: int = 100,  # trajectories drawn, a random subset if there are more
 ) -> Axes:
-    "Numerical trajectories, coloured by class, start hollow, end full. ValueError for other states or labels. Figure 1 a, b."
+    "Numerical trajectories, coloured by class, start hollow, end full. ValueError: bad data. Figure 1 a, b."
     path = _planar(path, 2, "plot_trajectories")
     y, ax = _classes(y, path.shape[1], "plot_trajectories"), ax or plt.subplots()[1]
     chosen = np.random.default_rng(0).permutation(len(y))[:n]
@@ -117,31 +116,28 @@ def plot_trajectories(
         ax.scatter(*path[-1, y == k].T, s=12, facecolor=CLASS_COLORS[k], lw=0, label=f"class {k}", **look)
     return _phase_plane(ax)
 
-# %% ../nbs/00_plots.ipynb #3d2aa58b
+# %% ../nbs/00_plots.ipynb #18e9f193
 def _axis_of_solvers(ax, x, numticks=8):
     "Logarithmic x axis for column `x`: step sizes read 1/64, step counts are powers of two."
     ax.set_xscale("log", base=10 if x == "tol" else 2)
-    text = {"step_size": "test step size $h$", "tol": "test tolerance", "n_steps": "test steps", "nfe": "test NFE"}
-    ax.set_xlabel(text.get(x, x))
+    ax.set_xlabel({"step_size": "test step size $h$", "tol": "test tolerance"}.get(x, f"test {x}"))
     if x == "tol": return
-    ax.xaxis.set_major_locator(LogLocator(base=2, numticks=numticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:.4g}"))
+    ax.xaxis.set(major_locator=LogLocator(base=2, numticks=numticks), minor_locator=NullLocator(),
+                 major_formatter=FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:.4g}"))
 
-# %% ../nbs/00_plots.ipynb #18e9f193
+# %% ../nbs/00_plots.ipynb #55f37740
 def _accuracy_lines(ax, frame, x, train, train_method):
     "A line per method; a ring at `train` on the one of `train_method`."
     off = frame[frame[x].isna()]["method"].unique()
-    if len(off): raise ValueError(f"plot_accuracy: {', '.join(off)} without {x}; draw them over x='nfe', or leave them out")
+    if len(off): raise ValueError(f"plot_accuracy: {', '.join(off)} without {x}; draw over x='nfe', or leave them out")
     for method, rows in frame.groupby("method", sort=False):
-        look = dict(color=METHOD_COLORS.get(method, "black"), marker=METHOD_MARKERS.get(method, "."))
         by = [c for c in ("step_size", "tol") if c in rows] or [x]
-        line = _mean_line(ax, rows, by, x, "accuracy", label=method, **look)
+        line = _mean_line(ax, rows, by, x, "accuracy", label=method, **_look(method))
         if method == train_method and train is not None:
             at = np.isclose(line.get_xdata(), train)
             ax.plot(*line.get_xydata()[at].T, "o", ms=10, mfc="none", mec=".25", mew=1)
 
-# %% ../nbs/00_plots.ipynb #55f37740
+# %% ../nbs/00_plots.ipynb #6272f233
 def plot_accuracy(
     frame: pd.DataFrame,  # of `swap_grid`: method, accuracy (0 to 1), `x`, perhaps tol and member
     train_step_size: float | None = None,  # where the training solver stands on the x axis: a vertical line
@@ -161,7 +157,7 @@ def plot_accuracy(
     ax.legend()
     return ax
 
-# %% ../nbs/00_plots.ipynb #30d9d3ad
+# %% ../nbs/00_plots.ipynb #488d680f
 def plot_history(
     history: pd.DataFrame,  # of `fit`: iteration, loss, accuracy (0 to 1), perhaps member
     ax: Axes | None = None,  # drawn on; a new one if None
@@ -179,43 +175,40 @@ def plot_history(
     for side, column, color in (ax, "loss", CLASS_COLORS[0]), (right, "accuracy", CLASS_COLORS[1]):
         _mean_line(side, smooth, "iteration", "iteration", column, color=color)
         side.set_ylabel(column if side is ax else "batch accuracy", color=color)
-        side.tick_params(axis="y", which="both", colors=color)
     right.spines["right"].set_visible(True)
     right.set_ylim(min(.4, smooth["accuracy"].min() - .02), 1.02)
     ax.set(xlabel="iteration", yscale="log")
     return ax
 
-# %% ../nbs/00_plots.ipynb #1cbcb124
+# %% ../nbs/00_plots.ipynb #270df000
 def slope(
     step_size,  # h (n,), positive
     error,  # e (n,), positive
 ) -> float:
     "Measured order: the slope of log error against log step size. ValueError if an error is not positive."
     h, e = np.asarray(step_size, float), np.asarray(error, float)
-    if not (e > 0).all(): raise ValueError(f"slope: errors must be positive, got {e.min():g}; "
-                                           "leave out steps at which the error is nothing but rounding")
-    x, y = np.log(h) - np.log(h).mean(), np.log(e)
-    return float((x * y).sum() / (x * x).sum())
+    if not (e > 0).all(): raise ValueError(f"slope: errors must be positive, got {e.min():g}; leave out such steps")
+    return float(np.polyfit(np.log(h), np.log(e), 1)[0])
 
-# %% ../nbs/00_plots.ipynb #270df000
+# %% ../nbs/00_plots.ipynb #c96d77ee
 def plot_orders(
     frame: pd.DataFrame,  # method, order, step_size, error (absolute, positive)
     ax: Axes | None = None,  # drawn on; a new one if None
 ) -> Axes:
     "Errors against step sizes, log-log, with nominal slopes dashed and measured ones in the legend."
     _table(frame, ("method", "order", "step_size", "error"), "plot_orders")
-    ax = ax or plt.subplots()[1]
+    ax = ax or plt.subplots(figsize=(4.4, 2.6))[1]
     for (method, order), rows in frame.groupby(["method", "order"], sort=False):
-        rows, color = rows.sort_values("step_size"), METHOD_COLORS.get(method, "black")
-        h, e = rows["step_size"].to_numpy(), rows["error"].to_numpy()
-        ax.plot(h, e, color=color, marker=METHOD_MARKERS.get(method, "."), label=f"{method}: {slope(h, e):.2f} ({order:g})")
-        ax.plot(h, e[-1] * (h / h[-1]) ** order, color=color, ls="--", lw=.7, zorder=0)
-    _axis_of_solvers(ax, "step_size", numticks=5)
+        h, e = rows.sort_values("step_size")[["step_size", "error"]].to_numpy().T
+        look, name = _look(method), f"{method}: {slope(h, e):.2f} ({order:g})"
+        ax.plot(h, e, label=name, **look)
+        ax.plot(h, e[-1] * (h / h[-1]) ** order, color=look["color"], ls="--", lw=.7, zorder=0)
+    _axis_of_solvers(ax, "step_size", numticks=4)
     ax.set(xlabel="step size $h$", ylabel="error", yscale="log")
     ax.legend(title="slope (order)", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
-# %% ../nbs/00_plots.ipynb #974f2a6f
+# %% ../nbs/00_plots.ipynb #cc4841ee
 def plot_steps(
     t,  # nodes of one solve (n_steps + 1,), all increasing or all decreasing
     ax: Axes | None = None,  # drawn on; a new one if None
@@ -224,15 +217,14 @@ def plot_steps(
     t = _array(t)
     h = np.diff(t) if t.ndim == 1 else np.zeros(1)
     if len(h) == 0 or not ((h > 0).all() or (h < 0).all()):
-        raise ValueError(f"plot_steps: needs the nodes of one solve (n_steps + 1,), all increasing or all decreasing, "
-                         f"got shape {t.shape}; pass solution.t")
+        raise ValueError(f"plot_steps: needs monotone nodes (n_steps + 1,), got shape {t.shape}; pass solution.t")
     ax = ax or plt.subplots()[1]
     ax.hlines(abs(h), t[:-1], t[1:], color=CLASS_COLORS[0], lw=1.4)
     ax.plot((t[:-1] + t[1:]) / 2, abs(h), ".", color=CLASS_COLORS[0], ms=4)
     ax.set(xlabel="time $t$", ylabel="accepted step $|h|$", yscale="log")
     return ax
 
-# %% ../nbs/00_plots.ipynb #144faced
+# %% ../nbs/00_plots.ipynb #f8469634
 def figure_1(
     coarse_path,  # trajectories of the coarsely trained model (n_steps + 1, batch, *state), two numbers per state
     fine_path,  # of the finely trained one, same batch
@@ -243,20 +235,19 @@ def figure_1(
     fine_solver,  # "euler@1/64"
     n: int = 60,  # trajectories drawn in either panel
 ) -> Figure:
-    "The four panels of the paper's Figure 1, 7 by 6 inches, 100 dots each (files: 300). ValueError as in the functions that draw the panels."
-    fig, axes = plt.subplots(2, 2, figsize=(7, 6), dpi=100, height_ratios=(1.15, 1))
+    "The four panels of the paper's Figure 1, 7 by 6 inches. ValueError as in the functions that draw the panels."
+    fig, axes = plt.subplots(2, 2, figsize=(7, 6), height_ratios=(1.15, 1))
     share = np.unique(_array(y), return_counts=True)[1].max() / len(y)
     rows = (coarse_path, coarse_frame, coarse_solver), (fine_path, fine_frame, fine_solver)
     for (above, below), (path, frame, solver) in zip(axes.T, rows):
         method, _, size = str(solver).partition("@")
-        x = "step_size" if frame["step_size"].notna().any() else "tol"
+        x = "tol" if "step_size" in frame and frame["step_size"].isna().all() else "step_size"
         plot_trajectories(path, y, above, n).set_title(f"trained with {solver}")
         plot_accuracy(frame, float(Fraction(size)), below, x, train_method=method, chance=share)
-    low = min(ax.get_ylim()[0] for ax in axes[1])
     for ax, letter in zip(axes.flat, "abcd"):
         ax.get_legend().remove()
         ax.set_title(letter, loc="left", fontweight="bold")
-    for ax in axes[1]: ax.set_ylim(low, 1.02)
+    plt.setp(axes[1], ylim=(min(ax.get_ylim()[0] for ax in axes[1]), 1.02))
     named = {label: handle for ax in axes[1] for handle, label in zip(*ax.get_legend_handles_labels())}
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, handletextpad=.1)
     fig.legend(named.values(), named, loc="outside lower center", ncols=6)

@@ -20,7 +20,7 @@ from torch import Tensor
 # %% ../nbs/01_problems.ipynb #bbc3f8b0
 @dataclass(frozen=True, eq=False)
 class Problem:
-    "An initial value problem $z' = f(t, z)$, $z(t_0) = z_0$ that knows its solution. ValueError if it contradicts itself."
+    "An initial value problem z' = f(t, z), z(t0) = z0 that knows its solution. ValueError if it contradicts itself."
     name: str  # what tests and legends call it
     field: Callable[[float, Tensor], Tensor]  # f(t, z): time (), state (batch, dim) -> (batch, dim), in the dtype of z
     z0: Tensor  # initial state (batch, dim), float64
@@ -44,7 +44,7 @@ class Problem:
             raise ValueError(f"{self.name}: exact(t0) is not z0; the solution must start where the problem does")
 
     def error(self, z: Tensor, t: float | None = None) -> float:
-        "Largest absolute difference between `z` (batch, dim) and the solution at `t`, by default at the end of `t_span`."
+        "Largest absolute difference of `z` (batch, dim) from the solution at `t`, by default at the end of `t_span`."
         return (z.detach().cpu().double() - self.exact(self.t_span[1] if t is None else t)).abs().max().item()
 
 # %% ../nbs/01_problems.ipynb #b6420f9b
@@ -123,7 +123,7 @@ def reference(
     t0: float,
     t1: float,  # may lie before t0
 ) -> Tensor:
-    "The state at `t1` (batch, dim), float64: scipy's DOP853 at rtol 1e-13, atol 1e-15. ValueError if it does not arrive."
+    "The state at `t1` (batch, dim), float64: scipy's DOP853, rtol 1e-13, atol 1e-15. ValueError if it does not arrive."
     if t0 == t1: return z.double()
     def flat(t, y): return field(t, torch.from_numpy(y).view(z.shape)).numpy().ravel()
     with torch.no_grad():
