@@ -11,11 +11,10 @@ import math
 import torch
 import torchdiffeq
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .steps import Solution, SolveError, Step, march
-from .tableaus import Tableau
+from .steps import Solution, SolveError, Step, fixed_grid, march, n_steps
+from .tableaus import Tableau, find_tableau
 
 # %% ../nbs/05_gradients.ipynb #b0c3e891
 def reverse_step(tableau: Tableau, step, g: Tensor, pull, carry=None):
@@ -33,7 +32,7 @@ def reverse_step(tableau: Tableau, step, g: Tensor, pull, carry=None):
         g_total = g_total + g_inner[i]
     return g_total, None
 
-# %% ../nbs/05_gradients.ipynb #453be10f
+# %% ../nbs/05_gradients.ipynb #3314c2d3
 class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, field, tableau, solve, report, *parameters):
@@ -43,14 +42,14 @@ class _Unrolled(torch.autograd.Function):
             tape.append(saved)
             return k
         ctx.solution = solve(recorded, field.enter(z))
-        ctx.field, ctx.tableau, ctx.tape = field, tableau, tape
-        ctx.shape, end = z.shape, field.leave(ctx.solution.z, z.shape)
+        ctx.field, ctx.tableau, ctx.tape, ctx.shape = field, tableau, tape, z.shape
         report.append(ctx.solution)
-        return end
+        return field.leave(ctx.solution.z, z.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, g):
+        if torch.is_grad_enabled(): raise RuntimeError("a folded field's solve has no second derivative: leave out "
+                                                       "create_graph=True, or solve with gradient='checkpoint'")
         if ctx.tape is None: raise RuntimeError("the activations of this solve were freed by an earlier backward: solve again")
         totals, carry, g = ctx.field.new_totals(), None, ctx.field.enter(g)
         pull = lambda e, k: ctx.field.pull_back(ctx.tape[e], k, totals)
@@ -59,59 +58,86 @@ class _Unrolled(torch.autograd.Function):
         ctx.tape = None
         return ctx.field.leave(g, ctx.shape), None, None, None, None, *ctx.field.collect(totals)
 
+# %% ../nbs/05_gradients.ipynb #3d29e3c0
 def unrolled(field, tableau: Tableau, solve, z: Tensor):
-    "Run `solve(field, z)`, differentiable by the hand-written walk. `field` offers the methods of the table above."
+    "The `Solution` that `solve(field, z)` returns, differentiable once by the hand-written walk. `field` offers the protocol."
     report = []
     end = _Unrolled.apply(z, field, tableau, solve, report, *field.parameters())
     solution = report[0]
     solution.z = end
     return solution
 
-# %% ../nbs/05_gradients.ipynb #b34ee1a2
+# %% ../nbs/05_gradients.ipynb #4231832d
 def checkpointed(field, tableau: Tableau, grid: list, z: Tensor):
-    "Walk over `grid` in about √n segments whose insides are recomputed in the backward pass. Returns the end state."
+    "Walk over `grid` in about √N segments whose insides are recomputed in the backward pass. Returns the end state, like z."
     size, k = math.ceil(math.sqrt(len(grid))), None
     segment = lambda z, k, steps: march(field, tableau, steps, z, k=k)
     for start in range(0, len(grid), size):
         z, k = checkpoint(segment, z, k, grid[start:start + size], use_reentrant=False)
     return z
 
-# %% ../nbs/05_gradients.ipynb #e8d78b71
+# %% ../nbs/05_gradients.ipynb #c1a7b4ef
 #: Our names of the methods that torchdiffeq has too, and its names for them: at a fixed step, and under step control.
 TORCHDIFFEQ_FIXED = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "rk4_38": "rk4"}
 TORCHDIFFEQ_ADAPTIVE = {"heun_euler": "adaptive_heun", "fehlberg2": "fehlberg2", "bosh3": "bosh3", "dopri5": "dopri5"}
 
-class _Watched:
-    "A field that counts its evaluations and notes the steps, through torchdiffeq's callbacks."
-    def __init__(self, field, max_nfe): self.field, self.max_nfe, self.nfe, self.grid, self.n_rejected = field, max_nfe, 0, [], 0
+def _their_name(method, step_size):
+    "torchdiffeq's name of `method`. Raises `ValueError` when it has none."
+    known = TORCHDIFFEQ_ADAPTIVE if step_size is None else TORCHDIFFEQ_FIXED
+    if method in known: return known[method]
+    raise ValueError(f"gradient='adjoint' goes through torchdiffeq, which has no {method} "
+                     f"{'under a tolerance' if step_size is None else 'at a fixed step'}: use one of "
+                     f"{', '.join(known)}, or gradient='backprop' or 'checkpoint'")
+
+# %% ../nbs/05_gradients.ipynb #182c7059
+def _nodes(step_size):
+    "Our fixed grid in torchdiffeq's form, for forward and backward solve."
+    def nodes(field, z, t):
+        start, end = t[0].item(), t[-1].item()
+        inner = torch.arange(1, n_steps((start, end), step_size)).to(t)
+        return torch.cat([t[:1], start + math.copysign(step_size, end - start) * inner, t[-1:]])
+    return nodes
+
+class _Counted:
+    "A field that counts its evaluations, and refuses the one too many."
+    def __init__(self, field, max_nfe): self.field, self.max_nfe, self.nfe = field, max_nfe, 0
 
     def __call__(self, t, z):
         self.nfe += 1
         if self.nfe > self.max_nfe: raise SolveError(f"max_nfe = {self.max_nfe} evaluations are not enough")
         return self.field(t, z)
 
-    def callback_step(self, t, z, h): self.grid.append(Step(float(t), float(h)))
+# %% ../nbs/05_gradients.ipynb #5fbd9028
+class _Watched(_Counted):
+    "Notes the steps of torchdiffeq's control, too, through its callbacks."
+    def __init__(self, field, max_nfe, tableau, t_span):
+        super().__init__(field, max_nfe)
+        self.tableau, self.end, self.sign = tableau, t_span[1], math.copysign(1., t_span[1] - t_span[0])
+        self.grid, self.n_rejected = [], 0
+
+    def callback_step(self, t, z, h):
+        t, h = float(t), self.sign * float(h)
+        x = (self.end - t) / h
+        self.grid.append(Step(t, h, self.tableau.weights_at(x) if x < 1 else None, reuse=True, first=self.nfe))
+
     def callback_reject_step(self, t, z, h): self.grid.pop(); self.n_rejected += 1
 
-# %% ../nbs/05_gradients.ipynb #eb0683f6
+# %% ../nbs/05_gradients.ipynb #cbd4df6d
 def adjoint(field,           # f(t, z); a module, or with `parameters()`, whose parameters get gradients
             z: Tensor,       # initial state (batch, *state)
             method: str,     # our name of a method that torchdiffeq has too
             t_span: tuple,   # start and end time
             step_size=None, rtol=1e-6, atol=1e-6, # the step size, or the tolerances where it is None
             max_nfe=100_000): # evaluations of the forward solve after which to give up
-    "Solve by torchdiffeq, with gradients by the adjoint ODE. Raises `ValueError` for a method that it lacks."
-    known = TORCHDIFFEQ_ADAPTIVE if step_size is None else TORCHDIFFEQ_FIXED
-    if method not in known:
-        raise ValueError(f"gradient='adjoint' goes through torchdiffeq, which has no {method} "
-                         f"{'under a tolerance' if step_size is None else 'at a fixed step'}: use one of "
-                         f"{', '.join(known)}, or gradient='backprop' or 'checkpoint'")
-    watched = _Watched(field, max_nfe)
+    "A `Solution` by torchdiffeq, gradients by the adjoint ODE (Chen et al. 2018). `ValueError` for a method it lacks."
+    name, tableau = _their_name(method, step_size), find_tableau(method)
+    watched = _Watched(field, max_nfe, tableau, t_span) if step_size is None else _Counted(field, max_nfe)
     parameters = tuple(p for p in getattr(field, "parameters", tuple)() if p.requires_grad)
-    options = {} if step_size is None else dict(options=dict(step_size=step_size))
+    options = None if step_size is None else dict(grid_constructor=_nodes(step_size))
     times = torch.tensor(t_span, dtype=torch.float64, device=z.device).to(torch.promote_types(z.dtype, torch.float32))
-    try: end = torchdiffeq.odeint_adjoint(watched, z, times, rtol=rtol, atol=atol, method=known[method],
-                                          adjoint_params=parameters, **options)[-1]
+    try: end = torchdiffeq.odeint_adjoint(watched, z, times, rtol=rtol, atol=atol, method=name, options=options,
+                                          adjoint_params=parameters)[-1]
     except AssertionError as error: raise SolveError(f"torchdiffeq gave up: {error}") from error
     watched.max_nfe, nfe = math.inf, watched.nfe # the backward solve is not the caller's budget
-    return Solution(end, watched.grid, nfe, watched.n_rejected)
+    if step_size is None: return Solution(end, watched.grid, nfe, watched.n_rejected)
+    return Solution(end, fixed_grid(tableau, t_span, step_size), nfe)

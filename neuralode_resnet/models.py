@@ -7,8 +7,10 @@ __all__ = ['FIELDS', 'ODEBlock', 'make_field', 'make_head', 'NeuralODE', 'member
            'read_safely', 'load_weights', 'save_model', 'load_model']
 
 # %% ../nbs/12_models.ipynb #679d9a22
+import copy
 import os
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -18,8 +20,20 @@ from .fields import Conv1dField, Conv2dField, LinearField, Stacked, init_kaiming
 from .solvers import GRADIENTS, SolveError, Solver, integrate
 
 # %% ../nbs/12_models.ipynb #d336afeb
+def _one_by_one(block, z):
+    "End states (member, batch, *state), evaluations and steps of members that are solved alone; NaN where one fails."
+    ends, nfe, n_steps = [], [], []
+    for i, zi in enumerate(z):
+        try:
+            solution = integrate(block.field.view(i), zi, block.solver, block.t_span, gradient=block.gradient)
+            done = solution.z, solution.nfe, solution.n_steps
+        except SolveError: done = torch.full_like(zi, torch.nan), float("nan"), float("nan")
+        for record, value in zip((ends, nfe, n_steps), done): record.append(value)
+    return torch.stack(ends), nfe, n_steps
+
+# %% ../nbs/12_models.ipynb #3b0b1460
 class ODEBlock(nn.Module):
-    "z(T) of z' = f(t, z), z(0) = x, by a known solver."
+    "z(T) of z' = f(t, z), z(0) = x, by a known solver (paper, §1). Raises `ValueError` for a wrong solver or gradient."
     def __init__(self, field,        # f(t, z), a module; `Stacked` in an ensemble
                  solver,             # a `Solver` or its name
                  t_span=(0., 1.),    # start and end time
@@ -30,35 +44,33 @@ class ODEBlock(nn.Module):
         self.nfe = self.n_steps = None # of the last solve; in an ensemble a list
 
     @property
-    def solver(self): return self._solver
+    def solver(self):
+        "The `Solver` of every solve; set it with a `Solver` or its name."
+        return self._solver
     @solver.setter
     def solver(self, solver): self._solver = Solver.parse(solver)
     @property
-    def members(self): return getattr(self.field, "members", None)
+    def members(self):
+        "Number of members of an ensemble, `None` of a single model."
+        return getattr(self.field, "members", None)
 
-    def solve(self, z: Tensor, path: bool = False): # state (batch, *state); the state at every node, too?
-        "The `Solution` from `z`. In an ensemble with fixed steps all members at once, `z` with the member axis first."
+    def solve(self, z: Tensor, path: bool = False): # state (batch, *state), members first; the state at every node, too?
+        "The `Solution` from `z`. Raises `ValueError` for an ensemble under a tolerance, whose members need own steps."
+        if self.members is not None and not self.solver.fixed:
+            raise ValueError(f"under {self.solver} every member has steps of its own: solve member(model, i).block instead")
         return integrate(self.field, z, self.solver, self.t_span, path=path, gradient=self.gradient,
                          allow_nonfinite=self.members is not None)
 
-    def forward(self, z):
-        if self.members is not None and not self.solver.fixed: return self._one_by_one(z)
-        solution = self.solve(z)
-        self.nfe, self.n_steps = solution.nfe, solution.n_steps
-        if self.members is not None: self.nfe, self.n_steps = [self.nfe] * self.members, [self.n_steps] * self.members
+    def forward(self, z): # state (batch, *state), members first
+        "The end state, like `z`. Raises `SolveError` when the solve of a single model fails."
+        if self.members is not None and not self.solver.fixed:
+            end, self.nfe, self.n_steps = _one_by_one(self, z)
+            return end
+        solution, repeat = self.solve(z), (lambda n: n) if self.members is None else (lambda n: [n] * self.members)
+        self.nfe, self.n_steps = repeat(solution.nfe), repeat(solution.n_steps)
         return solution.z
 
-    def _one_by_one(self, z):
-        ends, self.nfe, self.n_steps = [], [], []
-        for i, zi in enumerate(z):
-            try:
-                solution = integrate(self.field.view(i), zi, self.solver, self.t_span, gradient=self.gradient)
-                done = solution.z, solution.nfe, solution.n_steps
-            except SolveError: done = torch.full_like(zi, torch.nan), float("nan"), float("nan")
-            for record, value in zip((ends, self.nfe, self.n_steps), done): record.append(value)
-        return torch.stack(ends)
-
-# %% ../nbs/12_models.ipynb #511af921
+# %% ../nbs/12_models.ipynb #58f8badb
 FIELDS = {1: "linear", 2: "conv1d", 3: "conv2d"} # by the number of axes of a state
 
 def make_field(name: str, state, channels: int): # a value of `FIELDS`; shape of a state; width of the layers
@@ -72,22 +84,25 @@ def make_field(name: str, state, channels: int): # a value of `FIELDS`; shape of
     return Conv1dField(channels) if name == "conv1d" else Conv2dField(state[0], channels)
 
 def make_head(state, n_classes: int): # shape of a state; number of classes
-    "One linear layer on the flattened end state (paper, §4)."
+    "One linear layer on the flattened end state (paper, §4): (batch, *state) to (batch, n_classes)."
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(state).numel(), n_classes))
 
-# %% ../nbs/12_models.ipynb #58f8badb
-class NeuralODE(nn.Module):
-    "f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and a head. Ensembles, too."
-    def __init__(self, block: ODEBlock, head: nn.Module, upstream=None):
+# %% ../nbs/12_models.ipynb #fa120455
+class _Classifier(nn.Module):
+    "Upstream layer, block and head, one after the other."
+    def __init__(self, block: ODEBlock, head: nn.Module, upstream=None): # the layer before the block, the identity if None
         super().__init__()
         self.upstream, self.block, self.head = upstream or nn.Identity(), block, head
-        self.config = None
+        self.config = None # plain values from which the model can be made again
 
     @property
-    def members(self): return self.block.members
+    def members(self):
+        "Number of members of an ensemble, `None` of a single model."
+        return self.block.members
 
     def forward(self, x): # (batch, *state); ensemble: (member, batch, *state)
-        if self.members is not None and x.shape[0] != self.members:
+        "Logits (batch, n_classes), members first. Raises `ValueError` for an ensemble's input without member axis."
+        if self.members and (len(x) != self.members or self.config and x.dim() != len(self.config["state"]) + 2):
             raise ValueError(f"this ensemble of {self.members} takes (member, batch, *state), got {tuple(x.shape)}; "
                              "model.for_members(x) gives every member the same batch")
         return self.head(self.block(self.upstream(x)))
@@ -96,15 +111,29 @@ class NeuralODE(nn.Module):
         "The same batch for every member of an ensemble, without a copy; of a single model just `x`."
         return x if self.members is None else x.expand(self.members, *x.shape)
 
+# %% ../nbs/12_models.ipynb #0029bd30
+def _single(cls, config):
+    "A fresh model with weights as drawn from its seed."
+    generator = torch.Generator().manual_seed(config["seed"])
+    with torch.random.fork_rng(devices=[]): # modules draw default weights when made; nobody else shall notice
+        field = init_kaiming(make_field(config["field"], config["state"], config["channels"]), generator)
+        head = init_kaiming(make_head(config["state"], config["n_classes"]), generator)
+    return cls(ODEBlock(field, config["solver"], gradient=config["gradient"]), head)
+
+def _ensemble(cls, config):
+    "The members as they would be alone, stacked: the same initial weights, bit for bit."
+    if not config["seed"]: raise ValueError("an ensemble needs at least one seed, got none")
+    alone = [_single(cls, dict(config, seed=seed)) for seed in config["seed"]]
+    block = ODEBlock(Stacked([m.block.field for m in alone]), config["solver"], gradient=config["gradient"])
+    return cls(block, Stacked([m.head for m in alone]))
+
+# %% ../nbs/12_models.ipynb #58e4e949
+class NeuralODE(_Classifier):
+    "f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and a head. Ensembles, too."
     @classmethod
     def from_config(cls, config: dict): # as `config` of a model made by `for_data`
         "A fresh model: weights as drawn from its seed; an ensemble where `seed` is a list."
-        if not isinstance(config["seed"], int): return _ensemble(cls, config)
-        generator = torch.Generator().manual_seed(config["seed"])
-        with torch.random.fork_rng(devices=[]): # modules draw default weights when made; nobody else shall notice
-            field = init_kaiming(make_field(config["field"], config["state"], config["channels"]), generator)
-            head = init_kaiming(make_head(config["state"], config["n_classes"]), generator)
-        model = cls(ODEBlock(field, config["solver"], gradient=config["gradient"]), head)
+        model = (_single if isinstance(config["seed"], int) else _ensemble)(cls, config)
         model.config = dict(config)
         return model
 
@@ -121,26 +150,19 @@ class NeuralODE(nn.Module):
                                     solver=str(Solver.parse(solver)), gradient=gradient,
                                     seed=seed if isinstance(seed, int) else [int(s) for s in seed]))
 
-# %% ../nbs/12_models.ipynb #e068c1fb
-def _ensemble(cls, config):
-    "The members as they would be alone, stacked: the same initial weights, bit for bit."
-    if not config["seed"]: raise ValueError("an ensemble needs at least one seed, got none")
-    alone = [cls.from_config(dict(config, seed=seed)) for seed in config["seed"]]
-    block = ODEBlock(Stacked([m.block.field for m in alone]), config["solver"], gradient=config["gradient"])
-    model = cls(block, Stacked([m.head for m in alone]))
-    model.config = dict(config)
-    return model
-
+# %% ../nbs/12_models.ipynb #1b801f56
 def member(model: NeuralODE, i: int): # an ensemble; 0 ≤ i < members
-    "Member `i` of an ensemble as a single model that shares nothing with it."
+    "Member `i` of an ensemble as a single model that shares nothing with it. Raises `ValueError` if there is none."
     if model.members is None or not 0 <= i < model.members:
         raise ValueError(f"member {i} of a model with {model.members or 'no'} members")
-    alone = NeuralODE(ODEBlock(model.block.field.member(i), model.block.solver, gradient=model.block.gradient),
-                      model.head.member(i))
-    alone.config = dict(model.config, seed=model.config["seed"][i])
+    field, head, upstream = (part.member(i) if isinstance(part, Stacked) else copy.deepcopy(part)
+                             for part in (model.block.field, model.head, model.upstream))
+    block = ODEBlock(field, model.block.solver, model.block.t_span, model.block.gradient)
+    alone = NeuralODE(block, head, upstream)
+    alone.config = model.config and dict(model.config, seed=model.config["seed"][i])
     return alone
 
-# %% ../nbs/12_models.ipynb #58e4e949
+# %% ../nbs/12_models.ipynb #092691a5
 class CheckpointError(ValueError):
     "A file that cannot be used: truncated, not a checkpoint, carrying code, or of another architecture."
 
@@ -152,17 +174,24 @@ def write_whole(payload: dict, path): # plain values and tensors; a file name
     try: torch.save(payload, temporary); temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
 
+# %% ../nbs/12_models.ipynb #09c7acab
+def _unreadable(path, error):
+    "Why `path` was not loaded, without the advice of torch to load it all the same."
+    found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found: return (f"{path} holds more than tensors and plain values (it asks for {found[1]}); it was not loaded, "
+                      "because loading it could run code")
+    reason = [type(error).__name__, *str(error).splitlines()[:1]][-1].split(". ")[0]
+    return f"{path} is truncated or not a checkpoint: {reason[:100]}"
+
 def read_safely(path, device="cpu"): # a file name; where the tensors go
     "What `write_whole` wrote. Raises `CheckpointError`, saying why, for any other file."
     if not Path(path).is_file(): raise CheckpointError(f"no file {path}")
     try: payload = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than tensors and plain values; it was not loaded, because loading it "
-                              f"could run code: {str(error).splitlines()[0]}") from None
-    except Exception as error: raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from None
+    except Exception as error: raise CheckpointError(_unreadable(path, error)) from None
     if not isinstance(payload, dict): raise CheckpointError(f"{path} is not a checkpoint of this package")
     return payload
 
+# %% ../nbs/12_models.ipynb #57f77da5
 def load_weights(model: nn.Module, state: dict, source): # a model; a state_dict; where it came from, for the message
     "Load `state` into `model`. Raises `CheckpointError`, naming the first difference, if it is of another architecture."
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -173,7 +202,7 @@ def load_weights(model: nn.Module, state: dict, source): # a model; a state_dict
                               f"{own.get(name, 'missing')} in this model")
     model.load_state_dict(state)
 
-# %% ../nbs/12_models.ipynb #c70bd37d
+# %% ../nbs/12_models.ipynb #55b1f24b
 def save_model(model: NeuralODE, path): # made by `for_data`; a file name
     "Write config, current solver and weights to `path`. Raises `ValueError` for a model without a config."
     if model.config is None: raise ValueError("only models made by NeuralODE.for_data or from_config know their config; "
@@ -181,9 +210,9 @@ def save_model(model: NeuralODE, path): # made by `for_data`; a file name
     write_whole(dict(config=dict(model.config, solver=str(model.block.solver)), weights=model.state_dict()), path)
 
 def load_model(path, device="cpu"): # a file name; where the model goes
-    "The model that `save_model` wrote. Raises `CheckpointError` for any other file."
+    "The model that `save_model` wrote, in its dtype. Raises `CheckpointError` for any other file."
     payload = read_safely(path)
     if payload.keys() != {"config", "weights"}: raise CheckpointError(f"{path} is not a model of this package")
-    model = NeuralODE.from_config(payload["config"])
+    model = NeuralODE.from_config(payload["config"]).to(next(iter(payload["weights"].values())).dtype)
     load_weights(model, payload["weights"], path)
     return model.to(device)

@@ -66,8 +66,11 @@ def _table(frame, columns, who):
     if not len(frame): raise ValueError(f"{who}: the data frame has no rows; nothing to draw")
 
 # %% ../nbs/00_plots.ipynb #d2a660d1
-def _phase_plane(ax):
-    "Names of axes and classes, the latter beside the panel."
+def _phase_plane(ax, path, zoom=1.):
+    "Names of axes and classes, the latter beside the panel; limits that hold the starts and a share of all nodes."
+    low, high = np.quantile(path, [(1 - zoom) / 2, (1 + zoom) / 2], axis=(0, 1))
+    low, high = np.minimum(low, path[0].min(0)), np.maximum(high, path[0].max(0))
+    for limit, a, b in zip((ax.set_xlim, ax.set_ylim), low, high): limit(a - .06 * (b - a), b + .06 * (b - a))
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     ax.locator_params(nbins=6)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=.1, borderaxespad=0)
@@ -93,7 +96,7 @@ def plot_points(
     for k in np.unique(y):
         ax.scatter(*z[y == k].T, s=10, color=CLASS_COLORS[k], marker=CLASS_MARKERS[k], lw=0, label=f"class {k}")
     ax.set_aspect("equal")
-    return _phase_plane(ax)
+    return _phase_plane(ax, z[None])
 
 # %% ../nbs/00_plots.ipynb #92898f04
 def plot_trajectories(
@@ -101,6 +104,7 @@ def plot_trajectories(
     y,  # labels (batch,)
     ax: Axes | None = None,  # drawn on; a new one if None
     n: int = 100,  # trajectories drawn, a random subset if there are more
+    zoom: float = 1.,  # share of all nodes, coordinate by coordinate, that the view keeps; the starts stay in it
 ) -> Axes:
     "Numerical trajectories, coloured by class, start hollow, end full. ValueError: bad data. Figure 1 a, b."
     path = _planar(path, 2, "plot_trajectories")
@@ -114,7 +118,7 @@ def plot_trajectories(
         look = dict(marker=CLASS_MARKERS[k], edgecolor=CLASS_COLORS[k], zorder=3)
         ax.scatter(*path[0, y == k].T, s=9, facecolor="white", lw=.6, **look)
         ax.scatter(*path[-1, y == k].T, s=12, facecolor=CLASS_COLORS[k], lw=0, label=f"class {k}", **look)
-    return _phase_plane(ax)
+    return _phase_plane(ax, path, zoom)
 
 # %% ../nbs/00_plots.ipynb #18e9f193
 def _axis_of_solvers(ax, x, numticks=8):
@@ -154,8 +158,7 @@ def plot_accuracy(
     _accuracy_lines(ax, frame, x, train_step_size, train_method)
     _axis_of_solvers(ax, x)
     ax.set(ylabel="test accuracy", ylim=(min(.4, frame["accuracy"].min() - .04), 1.02))
-    ax.legend()
-    return ax
+    return ax.legend().axes
 
 # %% ../nbs/00_plots.ipynb #488d680f
 def plot_history(
@@ -167,9 +170,8 @@ def plot_history(
     _table(history, ("iteration", "loss", "accuracy"), "plot_history")
     rows = (history if "member" in history else history.assign(member=0)).sort_values("iteration", kind="stable")
     members = rows.groupby("member")
-    window = window or max(1, len(rows) // members.ngroups // 50)
-    smooth = rows.assign(**{c: members[c].transform(lambda v: v.rolling(window, min_periods=1).mean())
-                            for c in ("loss", "accuracy")})
+    running = lambda v: v.rolling(window or max(1, len(v) // 50), min_periods=1).mean()
+    smooth = rows.assign(**{c: members[c].transform(running) for c in ("loss", "accuracy")})
     ax = ax or plt.subplots()[1]
     ax.right_ax = right = ax.twinx()
     for side, column, color in (ax, "loss", CLASS_COLORS[0]), (right, "accuracy", CLASS_COLORS[1]):
@@ -238,11 +240,11 @@ def figure_1(
     "The four panels of the paper's Figure 1, 7 by 6 inches. ValueError as in the functions that draw the panels."
     fig, axes = plt.subplots(2, 2, figsize=(7, 6), height_ratios=(1.15, 1))
     share = np.unique(_array(y), return_counts=True)[1].max() / len(y)
-    rows = (coarse_path, coarse_frame, coarse_solver), (fine_path, fine_frame, fine_solver)
-    for (above, below), (path, frame, solver) in zip(axes.T, rows):
-        method, _, size = str(solver).partition("@")
+    solvers = str(coarse_solver), str(fine_solver)
+    for (above, below), path, frame, solver in zip(axes.T, (coarse_path, fine_path), (coarse_frame, fine_frame), solvers):
+        method, _, size = solver.partition("@")
         x = "tol" if "step_size" in frame and frame["step_size"].isna().all() else "step_size"
-        plot_trajectories(path, y, above, n).set_title(f"trained with {solver}")
+        plot_trajectories(path, y, above, n, zoom=.7).set_title(f"trained with {solver}")
         plot_accuracy(frame, float(Fraction(size)), below, x, train_method=method, chance=share)
     for ax, letter in zip(axes.flat, "abcd"):
         ax.get_legend().remove()

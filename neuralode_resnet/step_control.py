@@ -17,9 +17,10 @@ from .tableaus import Tableau
 
 # %% ../nbs/04_step_control.ipynb #c9a8f1cc
 def sample_norm(z: Tensor): # (batch, *state)
-    "Mean over the batch of the Euclidean norm of each sample (paper, Algorithm 2)."
+    "Mean over the batch of the Euclidean norm of each sample, a number (paper, Algorithm 2)."
     return z.flatten(1).norm(dim=1).mean().item()
 
+# %% ../nbs/04_step_control.ipynb #ad5c2413
 @torch.no_grad()
 def initial_step_size(field,              # f(t, z)
                       z: Tensor,          # initial state (batch, *state)
@@ -38,9 +39,7 @@ def initial_step_size(field,              # f(t, z)
     h1 = max(1e-6, 1e-3 * h0) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / (order + 1))
     return min(100 * h0, h1)
 
-# %% ../nbs/04_step_control.ipynb #2e38e979
-SAFETY, MAX_GROWTH, MAX_SHRINK = 0.9, 10., 0.2 # torchdiffeq's limits
-
+# %% ../nbs/04_step_control.ipynb #dacc52ff
 def error_ratio(error: Tensor, # estimated error of the step
                 z: Tensor,     # state before the step
                 z1: Tensor,    # state after it
@@ -48,6 +47,9 @@ def error_ratio(error: Tensor, # estimated error of the step
     "Root mean square of estimated over allowed error: a step is accepted at 1 or below."
     allowed = torch.maximum(z.abs(), z1.abs()).mul_(rtol).add_(atol)
     return torch.linalg.vector_norm(error.detach() / allowed).item() / math.sqrt(error.numel())
+
+# %% ../nbs/04_step_control.ipynb #104a809c
+SAFETY, MAX_GROWTH, MAX_SHRINK = 0.9, 10., 0.2 # torchdiffeq's limits
 
 def next_step_size(h: float,     # step size just tried
                    ratio: float, # its `error_ratio`
@@ -57,8 +59,17 @@ def next_step_size(h: float,     # step size just tried
     if not math.isfinite(ratio): return h * MAX_SHRINK
     return h * min(MAX_GROWTH, max(SAFETY * ratio ** (-1 / order), 1. if ratio < 1 else MAX_SHRINK))
 
-# %% ../nbs/04_step_control.ipynb #31029312
+# %% ../nbs/04_step_control.ipynb #79d2258b
+def _start(field, tableau, z, t, sign, rtol, atol):
+    "First stage and signed starting step, with norms in units of the tolerance."
+    scale = z.detach()
+    norm = lambda x: error_ratio(x, scale, scale, rtol, atol)
+    k = field(torch.tensor(t, dtype=torch.float64).to(z), z)
+    return k, sign * initial_step_size(field, scale, tableau.order - 1, t, norm, k.detach(), sign)
+
+# %% ../nbs/04_step_control.ipynb #bf109d4a
 def _check_progress(nfe, max_nfe, n_steps, t, h, finite):
+    "Raise `SolveError` when a further step makes no sense."
     if not math.isfinite(h): raise SolveError(f"the state or the field is not finite at the start, t = {t:.6g}")
     if t + h == t:
         reason = "" if finite else ", because the state or the field is not finite there"
@@ -68,6 +79,7 @@ def _check_progress(nfe, max_nfe, n_steps, t, h, finite):
         raise SolveError(f"max_nfe = {max_nfe} evaluations are not enough: t = {t:.6g} reached after {n_steps} steps "
                          f"(h = {h:.3g}). Raise max_nfe, or loosen the tolerance")
 
+# %% ../nbs/04_step_control.ipynb #74f43bce
 def adaptive_march(field,            # f(t, z)
                    tableau: Tableau, # a method with an error estimate
                    z: Tensor,        # initial state (batch, *state)
@@ -76,16 +88,14 @@ def adaptive_march(field,            # f(t, z)
                    max_nfe: int,     # evaluations after which to give up
                    nodes=None):      # a list that collects the state at every node
     "Solve under step control. Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`."
-    (t, end), sign = t_span, math.copysign(1., t_span[1] - t_span[0])
-    times = lambda *ts: torch.tensor(ts, dtype=torch.float64).to(z).unbind()
+    (t, end), c, order = t_span, tableau.c, tableau.order
+    sign, grid, n_rejected, nfe, ratio = math.copysign(1., end - t), [], 0, 2, 0.
     if nodes is not None: nodes.append(z)
-    k, nfe, grid, n_rejected, ratio = field(*times(t), z), 2, [], 0, 0.
-    norm = lambda x: error_ratio(x, scale, scale, rtol, atol)
-    scale = z.detach()
-    h = sign * initial_step_size(field, z.detach(), tableau.order - 1, t, norm, k.detach(), sign)
+    k, h = _start(field, tableau, z, t, sign, rtol, atol)
     while sign * (end - t) > 0:
         _check_progress(nfe, max_nfe, len(grid), t, h, math.isfinite(ratio))
-        z1, ks = rk_step(field, tableau, times(*(t + c * h for c in tableau.c)), z, h, k)
+        times = torch.tensor([t + c_i * h for c_i in c], dtype=torch.float64).to(z).unbind()
+        z1, ks = rk_step(field, tableau, times, z, h, k)
         first, nfe = nfe, nfe + tableau.stages - 1
         with torch.no_grad(): ratio = error_ratio(combine(torch.zeros_like(z), ks, tableau.error, h), z, z1, rtol, atol)
         if ratio <= 1:
@@ -95,5 +105,5 @@ def adaptive_march(field,            # f(t, z)
             z, k, t = (combine(z, ks, weights, h) if weights else z1), ks[-1], t + h
             if nodes is not None: nodes.append(z)
         else: n_rejected += 1
-        h = next_step_size(h, ratio, tableau.order)
+        h = next_step_size(h, ratio, order)
     return Solution(z, grid, nfe, n_rejected)

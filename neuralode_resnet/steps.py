@@ -20,11 +20,12 @@ def combine(z: Tensor,      # state the sum is added to
             ks: list,       # stages k_i, each like z
             weights: tuple, # numbers w_i, at least as many as stages
             h):             # step size, a number or a tensor that broadcasts against z
-    "z + h Σ w_i k_i, without the terms whose weight is zero."
+    "z + h Σ w_i k_i, like z, without the terms whose weight is zero."
     for k, w in zip(ks, weights):
         if w: z = torch.addcmul(z, k, h, value=w) if isinstance(h, Tensor) else torch.add(z, k, alpha=w * h)
     return z
 
+# %% ../nbs/03_steps.ipynb #ecc5f66f
 def rk_step(field,            # f(t, z)
             tableau: Tableau, # the method
             times,            # the times of the stages, `tableau.stages` scalar tensors
@@ -32,7 +33,7 @@ def rk_step(field,            # f(t, z)
             h,                # step size
             k1=None,          # first stage, when it is known already
             weights=None):    # weights of the result, `tableau.b` by default
-    "One Runge–Kutta step. Returns z_{n+1} and the list of its stages."
+    "One Runge–Kutta step. Returns z_{n+1}, like z, and the list of its stages."
     ks, inner = [field(times[0], z) if k1 is None else k1], z
     for time, row in zip(times[1:], tableau.a[1:]):
         inner = combine(z, ks, row, h)
@@ -40,7 +41,7 @@ def rk_step(field,            # f(t, z)
     if weights is None and tableau.fsal: return inner, ks     # the last stage was taken at z_{n+1}
     return combine(z, ks, weights or tableau.b, h), ks
 
-# %% ../nbs/03_steps.ipynb #ecc5f66f
+# %% ../nbs/03_steps.ipynb #4098a2ca
 @dataclass(frozen=True)
 class Step:
     "One step of a grid."
@@ -50,27 +51,29 @@ class Step:
     reuse: bool = False   # first stage taken over from the step before?
     first: int = 0        # number of its first own evaluation of the field
 
+# %% ../nbs/03_steps.ipynb #11df666b
 def n_steps(t_span: tuple,      # start and end time
             step_size: float):  # h > 0
-    "Steps that a solve takes: ceil(|T| / h), blind to rounding in the 12th digit of T / h."
+    "Steps that a solve takes: ceil(|T| / h), blind to rounding in the 12th digit of T / h (paper, §6)."
     ratio = abs(t_span[1] - t_span[0]) / step_size
     return max(1, math.ceil(ratio * (1 - 1e-12)))
 
 def fixed_grid(tableau: Tableau,  # the method
                t_span: tuple,     # start and end time
                step_size: float): # h > 0
-    "Steps of size `step_size` from start to end; the last one is shorter when h does not divide T (paper, §6)."
+    "`Step`s of size `step_size` from start to end; the last one is shorter when h does not divide T (paper, §6)."
     (t0, t1), n = t_span, n_steps(t_span, step_size)
     signed, paid = math.copysign(step_size, t1 - t0), tableau.stages - tableau.fsal
     starts = [t0 + i * signed for i in range(n)]
     return [Step(t, (t1 if i == n - 1 else starts[i + 1]) - t, reuse=tableau.fsal and i > 0,
                  first=i * paid + (tableau.fsal and i > 0)) for i, t in enumerate(starts)]
 
+# %% ../nbs/03_steps.ipynb #1636f43c
 def grid_nfe(tableau: Tableau, grid: list):
-    "Evaluations of the field that walking over `grid` costs."
+    "Evaluations of the field that walking over `grid`, a list of `Step`s, costs."
     return sum(tableau.stages - step.reuse for step in grid)
 
-# %% ../nbs/03_steps.ipynb #4098a2ca
+# %% ../nbs/03_steps.ipynb #850191bc
 @dataclass
 class Solution:
     "What a solver did."
@@ -81,7 +84,9 @@ class Solution:
     path: Tensor = default(default=None, repr=False) # (n_steps + 1, batch, *state) when asked for
 
     @property
-    def n_steps(self): return len(self.grid)
+    def n_steps(self):
+        "Number of accepted steps."
+        return len(self.grid)
 
     @property
     def t(self):
@@ -93,7 +98,7 @@ class Solution:
 class SolveError(ArithmeticError):
     "A solve that cannot go on: non-finite state, too many evaluations, or a step size below the resolution of time."
 
-# %% ../nbs/03_steps.ipynb #059db85a
+# %% ../nbs/03_steps.ipynb #d7252e62
 def stage_times(tableau: Tableau, grid: list, like: Tensor):
     "For each step of `grid` the times of its stages, as scalar tensors with the dtype and device of `like`."
     times = torch.tensor([[s.t + c * s.h for c in tableau.c] for s in grid], dtype=torch.float64)
@@ -105,7 +110,7 @@ def march(field,            # f(t, z)
           z: Tensor,        # initial state (batch, *state)
           nodes=None,       # a list that collects the state at every node
           k=None):          # first stage of the first step, when it is known already
-    "Walk over `grid`. Returns the end state and the last stage. Differentiable by autograd."
+    "Walk over `grid`. Returns the end state and the last stage, both like z. Differentiable by autograd."
     if nodes is not None: nodes.append(z)
     for step, times in zip(grid, stage_times(tableau, grid, z)):
         z, ks = rk_step(field, tableau, times, z, step.h, k if step.reuse else None, step.weights)
@@ -113,7 +118,7 @@ def march(field,            # f(t, z)
         if nodes is not None: nodes.append(z)
     return z, k
 
-# %% ../nbs/03_steps.ipynb #4c142a8d
+# %% ../nbs/03_steps.ipynb #961d4d7e
 def nonfinite_step(field, tableau, grid, z0):
     "The first step of `grid` whose result is not finite: its index, or `None`."
     nodes = []

@@ -43,6 +43,26 @@ def order_of(a,              # rows of the tableau, row i with i - 1 entries
     return up_to
 
 # %% ../nbs/02_tableaus.ipynb #0ba0a20c
+def _check(tableau):
+    "Raise `ValueError` when the numbers of `tableau` contradict each other or the claimed order."
+    name, stages = f"tableau {tableau.name}", len(tableau.b)
+    if [len(row) for row in tableau.a] != list(range(stages)):
+        raise ValueError(f"{name}: row i of a must have i - 1 entries, got {[*map(len, tableau.a)]}")
+    for what, row, total in (("b", tableau.b, 1), ("error", tableau.error, 0), ("mid", tableau.mid, .5)):
+        if row is not None and (len(row) != stages or not isclose(sum(row), total, abs_tol=1e-12)):
+            raise ValueError(f"{name}: {what} must be {stages} numbers with sum {total}, got {row}")
+    if (order := order_of(tableau.a, tableau.b)) != tableau.order:
+        raise ValueError(f"{name}: claims order {tableau.order}, but its weights have order {order}")
+
+# %% ../nbs/02_tableaus.ipynb #2b5994c8
+def _quartic_weights(b, mid, x):
+    "Weights b(x) of the quartic through both ends, both slopes and the midpoint of a step."
+    bump = 16 * x**2 * (1 - x)**2                      # 1 at the middle, flat at both ends
+    end, start_slope, end_slope = x**2 * (3 - 2*x) - bump/2, x * (1 - x)**2 - bump/8, x**2 * (x - 1) + bump/8
+    w = [end * b_i + bump * m for b_i, m in zip(b, mid)]
+    return (w[0] + start_slope, *w[1:-1], w[-1] + end_slope)
+
+# %% ../nbs/02_tableaus.ipynb #8eeb3f34
 @dataclass(frozen=True)
 class Tableau:
     "An explicit Runge–Kutta method. Raises `ValueError` when the numbers contradict each other or the claimed order."
@@ -53,41 +73,40 @@ class Tableau:
     error: tuple = None  # b - b̂, s numbers, for adaptive methods
     mid: tuple = None    # weights of the state at the middle of the step, for dense output
 
-    def __post_init__(self):
-        if [len(row) for row in self.a] != list(range(self.stages)):
-            raise ValueError(f"tableau {self.name}: row i of a must have i - 1 entries, got {[*map(len, self.a)]}")
-        for what, row, total in (("b", self.b, 1), ("error", self.error, 0), ("mid", self.mid, .5)):
-            if row is not None and (len(row) != self.stages or not isclose(sum(row), total, abs_tol=1e-12)):
-                raise ValueError(f"tableau {self.name}: {what} must be {self.stages} numbers with sum {total}, got {row}")
-        if (order := order_of(self.a, self.b)) != self.order:
-            raise ValueError(f"tableau {self.name}: claims order {self.order}, but its weights have order {order}")
+    def __post_init__(self): _check(self)
 
     @property
-    def stages(self): return len(self.b)
+    def stages(self):
+        "Number of stages s."
+        return len(self.b)
     @property
-    def c(self): return tuple(map(sum, self.a))
+    def c(self):
+        "Where in the step the stages are taken: s numbers, 0 at its start, 1 at its end."
+        return tuple(map(sum, self.a))
     @property
-    def adaptive(self): return self.error is not None
+    def adaptive(self):
+        "Does the method estimate its own error?"
+        return self.error is not None
     @property
-    def fsal(self): return self.stages > 1 and (*self.a[-1], 0.) == tuple(self.b)
+    def fsal(self):
+        "Is the last stage of a step the first one of the next?"
+        return self.stages > 1 and (*self.a[-1], 0.) == tuple(self.b)
 
     def weights_at(self, x: float): # position in the step, 0 at its start, 1 at its end
-        "Weights b(x) of the quartic dense output: z(t + x h) = z + h Σ b_i(x) k_i."
-        bump = 16 * x**2 * (1 - x)**2                      # 1 at the middle, flat at both ends
-        end, start_slope, end_slope = x**2 * (3 - 2*x) - bump/2, x * (1 - x)**2 - bump/8, x**2 * (x - 1) + bump/8
-        w = [end * b + bump * m for b, m in zip(self.b, self.mid)]
-        return (w[0] + start_slope, *w[1:-1], w[-1] + end_slope)
+        "Weights b(x) of dense output, s numbers with sum x: z(t + x h) = z + h Σ b_i(x) k_i. Needs `mid`."
+        return _quartic_weights(self.b, self.mid, x)
 
-# %% ../nbs/02_tableaus.ipynb #2b5994c8
+# %% ../nbs/02_tableaus.ipynb #7973c3b8
 _rk4_nodes = ((), (1/2,), (0., 1/2), (0., 0., 1.))
+_bosh3_b = (2/9, 1/3, 4/9, 0.)
 _dopri5_a = ((), (1/5,), (3/40, 9/40), (44/45, -56/15, 32/9), (19372/6561, -25360/2187, 64448/6561, -212/729),
              (9017/3168, -355/33, 46732/5247, 49/176, -5103/18656), (35/384, 0., 500/1113, 125/192, -2187/6784, 11/84))
 _dopri5_b = (*_dopri5_a[-1], 0.)
 _dopri5_embedded = (1951/21600, 0., 22642/50085, 451/720, -12231/42400, 649/6300, 1/60)
 _dopri5_mid = tuple(m / 2 for m in (6025192743/30085553152, 0., 51252292925/65400821598, -2691868925/45128329728,
                                     187940372067/1594534317056, -1776094331/19743644256, 11237099/235043384))
-_bosh3_b = (2/9, 1/3, 4/9, 0.)
 
+# %% ../nbs/02_tableaus.ipynb #d122dd93
 #: All methods by name. Adding an entry makes it available everywhere a method is named.
 TABLEAUS = {t.name: t for t in (
     Tableau("euler", 1, ((),), (1.,)),
@@ -104,7 +123,7 @@ TABLEAUS = {t.name: t for t in (
             error=tuple(b - e for b, e in zip(_dopri5_b, _dopri5_embedded)), mid=_dopri5_mid),
 )}
 
-# %% ../nbs/02_tableaus.ipynb #7973c3b8
+# %% ../nbs/02_tableaus.ipynb #bf9efdb4
 def find_tableau(method: str): # name of a method, a key of `TABLEAUS`
     "The tableau of `method`. Raises `ValueError`, naming the nearest methods, when there is none."
     if method in TABLEAUS: return TABLEAUS[method]

@@ -21,9 +21,7 @@ from .solvers import SolveError
 # %% ../nbs/13_training.ipynb #41f3d4c4
 class Batches:
     "Endless batches of indices: a new permutation each epoch, incomplete batches dropped, one stream per seed."
-    def __init__(self, n: int,          # samples
-                 batch_size: int,       # at most n
-                 seeds):                # one seed a member
+    def __init__(self, n: int, batch_size: int, seeds): # samples; at most n; one seed a member
         self.n, self.batch_size = n, batch_size
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.order, self.position = None, n
@@ -39,7 +37,7 @@ class Batches:
         "Everything that the next batches depend on."
         return dict(order=self.order, position=self.position, generators=[g.get_state() for g in self.generators])
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: dict): # of `state_dict`
         "Go on where `state_dict` was taken."
         self.order, self.position = state["order"], state["position"]
         for generator, value in zip(self.generators, state["generators"]): generator.set_state(value)
@@ -49,38 +47,47 @@ class TrainingError(RuntimeError):
     "A training that cannot go on. `history` holds what was recorded until then."
     def __init__(self, message, history): super().__init__(message); self.history = history
 
-def _check_fit(model, data, iterations, batch_size, lr, seeds):
-    n = len(data.x_train)
-    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
+def _check_settings(n, iterations, batch_size, checkpoint_every, lr):
+    "Refuse numbers that no training on `n` samples can have."
+    for name, value in dict(iterations=iterations, batch_size=batch_size, checkpoint_every=checkpoint_every).items():
         if not isinstance(value, int) or value < 1: raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     if batch_size > n:
-        raise ValueError(f"batch_size {batch_size} is larger than the {n} training samples of {data.name}: "
+        raise ValueError(f"batch_size {batch_size} is larger than the {n} training samples: "
                          "incomplete batches are dropped, so there would be none")
     if not 0 < lr < float("inf"): raise ValueError(f"lr must be a positive number, got {lr!r}")
+
+# %% ../nbs/13_training.ipynb #77352d38
+def _check_fit(model, data, seeds):
+    "Refuse a model, data and seeds that do not belong together."
     if len(seeds) != (model.members or 1):
         raise ValueError(f"{len(seeds)} seeds for {model.members or 1} members: give one seed a member")
-    if int(data.y_train.min()) < 0 or int(data.y_train.max()) >= data.n_classes:
-        raise ValueError(f"labels must lie in 0 … {data.n_classes - 1}, got {int(data.y_train.min())} … "
-                         f"{int(data.y_train.max())}")
+    low, high = int(data.y_train.min()), int(data.y_train.max())
+    if low < 0 or high >= data.n_classes:
+        raise ValueError(f"labels must lie in 0 … {data.n_classes - 1}, got {low} … {high}: number the classes from 0")
+    made, given = model.config or {}, dict(state=list(data.x_train.shape[1:]), n_classes=data.n_classes)
+    for name, value in given.items():
+        if made.get(name, value) != value:
+            raise ValueError(f"the model was made for {name} = {made[name]}, {data.name} has {value}: "
+                             "make one with NeuralODE.for_data")
     device = next(model.parameters()).device
     if device != data.x_train.device:
         raise ValueError(f"the model is on {device}, the data are on {data.x_train.device}: move one, "
                          "for instance data.to(device)")
 
-# %% ../nbs/13_training.ipynb #53625962
+# %% ../nbs/13_training.ipynb #e1390056
 class Run:
     "A training in progress: model, data, optimiser, batches, and the metrics recorded so far."
     def __init__(self, model, data, batch_size, lr, seeds, callbacks):
         self.model, self.data, self.seeds, self.callbacks = model, data, seeds, callbacks
-        self.settings = dict(batch_size=batch_size, lr=lr, seeds=list(seeds), data=data.name)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+        self.settings = dict(batch_size=batch_size, lr=float(lr), seeds=list(seeds), data=data.name)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=float(lr), fused=True)
         self.batches = Batches(len(data.x_train), batch_size, seeds)
         self.iteration, self.stop, self.failed, self.dtype = 0, None, {}, next(model.parameters()).dtype
         self.x = self.y = self.logits = self.losses = None # of the last iteration
         self.metrics = [] # (member, 3): loss, accuracy, nfe
 
     def advance(self):
-        "One iteration: batch, forward, backward, Adam, record."
+        "One iteration: batch, forward, backward, Adam, record. Raises `SolveError` when a single model's solve fails."
         indices = next(self.batches).to(self.data.x_train.device)
         if self.model.members is None: indices = indices[0]
         self.x, self.y = as_states(self.data.x_train[indices], self.dtype), self.data.y_train[indices]
@@ -103,8 +110,8 @@ class Run:
         for i in torch.nonzero(~losses.isfinite()).flatten().tolist():
             self.failed.setdefault(i, f"the loss of seed {self.seeds[i]} is {losses[i].item()} at iteration {self.iteration}")
 
-# %% ../nbs/13_training.ipynb #e1390056
-def history_of(run: Run):
+# %% ../nbs/13_training.ipynb #4b96d87a
+def history_of(run: Run): # at any iteration
     "Data frame with columns iteration, member, seed, loss, accuracy, nfe; failed members in `.attrs['failed']`."
     values = torch.stack(run.metrics).cpu() if run.metrics else torch.zeros(0, len(run.seeds), 3)
     n, members = values.shape[:2]
@@ -115,6 +122,7 @@ def history_of(run: Run):
     frame.attrs["failed"] = dict(run.failed)
     return frame
 
+# %% ../nbs/13_training.ipynb #775bfef8
 def save_run(run: Run, path): # a file name
     "Write everything that the rest of the run depends on, whole or not at all."
     write_whole(dict(settings=run.settings, iteration=run.iteration, weights=run.model.state_dict(),
@@ -122,7 +130,8 @@ def save_run(run: Run, path): # a file name
                      metrics=torch.stack(run.metrics), solver=str(run.model.block.solver),
                      callbacks=[getattr(c, "state_dict", dict)() for c in run.callbacks]), path)
 
-def resume_run(run: Run, path): # a file name
+# %% ../nbs/13_training.ipynb #7f179a5e
+def resume_run(run: Run, path): # as made for the same settings; a file name
     "Go on where `path` was written. Raises `CheckpointError` if it is damaged or belongs to another run."
     saved = read_safely(path, next(run.model.parameters()).device)
     if "settings" not in saved: raise CheckpointError(f"{path} is not a checkpoint of a training")
@@ -141,7 +150,28 @@ def resume_run(run: Run, path): # a file name
 def _on_cpu(value):
     return value.cpu() if isinstance(value, Tensor) else [_on_cpu(v) for v in value] if isinstance(value, list) else value
 
-# %% ../nbs/13_training.ipynb #4b96d87a
+# %% ../nbs/13_training.ipynb #c710bb11
+def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every):
+    "The `Run` to go on with, after all checks: a fresh one, or the one in `checkpoint`."
+    seeds = [seed + i for i in range(model.members or 1)] if isinstance(seed, int) else [int(s) for s in seed]
+    _check_settings(len(data.x_train), iterations, batch_size, checkpoint_every, lr)
+    _check_fit(model, data, seeds)
+    run = Run(model, data, batch_size, lr, seeds, list(callbacks))
+    if checkpoint is not None and Path(checkpoint).exists(): resume_run(run, checkpoint)
+    return run
+
+def _iterate(run, bar):
+    "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
+    try: run.advance()
+    except SolveError as error:
+        raise TrainingError(f"training stopped at iteration {run.iteration}: {error}", history_of(run)) from error
+    if len(run.failed) == len(run.seeds):
+        raise TrainingError("training stopped: " + "; ".join(run.failed.values()), history_of(run))
+    for callback in run.callbacks: callback(run)
+    bar.update()
+    if run.iteration % 50 == 0: bar.set_postfix(loss=f"{run.losses.mean():.3f}", refresh=False)
+
+# %% ../nbs/13_training.ipynb #157f2e96
 def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         data: Data,              # on the model's device
         iterations: int = 10_000,# optimiser steps in all, those of a resumed run included
@@ -153,25 +183,11 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         checkpoint=None,         # file to resume from where it exists, and to write to
         checkpoint_every: int = 1000): # iterations between two checkpoints
     "Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training."
-    seeds = [seed + i for i in range(model.members or 1)] if isinstance(seed, int) else [int(s) for s in seed]
-    _check_fit(model, data, iterations, batch_size, lr, seeds)
-    run = Run(model, data, batch_size, lr, seeds, list(callbacks))
-    if checkpoint is not None and Path(checkpoint).exists(): resume_run(run, checkpoint)
+    run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     model.train()
-    with tqdm(total=iterations, initial=run.iteration, disable=not progress, desc=str(model.block.solver),
-              mininterval=0.5) as bar:
+    with tqdm(total=iterations, initial=run.iteration, disable=not progress, desc=str(model.block.solver), mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
             if checkpoint is not None and (run.iteration % checkpoint_every == 0 or run.iteration == iterations):
                 save_run(run, checkpoint)
     return history_of(run)
-
-def _iterate(run, bar):
-    try: run.advance()
-    except SolveError as error:
-        raise TrainingError(f"training stopped at iteration {run.iteration}: {error}", history_of(run)) from error
-    if len(run.failed) == len(run.seeds):
-        raise TrainingError("training stopped: " + "; ".join(run.failed.values()), history_of(run))
-    for callback in run.callbacks: callback(run)
-    bar.update()
-    if run.iteration % 50 == 0: bar.set_postfix(loss=f"{run.losses.mean():.3f}", refresh=False)

@@ -1,0 +1,45 @@
+"""Interleaved timings, the machine's own matmul peak, and what a reader needs to know about the machine."""
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+
+def seconds(call):
+    "Wall time of one call."
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(calls, # functions without arguments
+                rounds): # timings of each
+    "Quartiles (lower, median, upper) of each call's wall time in seconds, taken in turns: A B C A B C …"
+    times = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, own in zip(calls, times):
+            call()  # not timed: brings caches and thread pools back from the candidate before
+            own.append(seconds(call))
+    return [statistics.quantiles(own, n=4, method="inclusive") for own in times]
+
+
+def matmul_peak(sizes=(256, 512, 1024, 2048), repeats=8):
+    "Operations per second of the fastest float32 product: by `torch.mm`, and as a convolution of kernel 1."
+    best = {"matmul": 0., "convolution": 0.}
+    for n in sizes:
+        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        # the same product, which PyTorch gives to another library: on some processors a much faster one
+        products = {"matmul": lambda: torch.mm(a, b, out=out), "convolution": lambda: torch.conv1d(b[None], a[..., None])}
+        for name, product in products.items():
+            best[name] = max(best[name], 2 * n**3 / min(seconds(product) for _ in range(repeats)))
+    return best
+
+
+def processor_name():
+    "As the operating system calls it; `platform` does not know it on Linux."
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

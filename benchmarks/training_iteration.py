@@ -1,0 +1,258 @@
+"""One training iteration (forward and backward) of the Sphere2 classifier: ours beside torchdiffeq and diffrax.
+
+All candidates run in one process, on the same weights and the same batch, in turns. Before anything is timed, the loss
+and the gradient of each are compared with those of its case's first candidate: equal work, or no timing.
+"""
+import argparse
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from torchdiffeq import odeint
+
+import timing
+from neuralode_resnet.datasets import load
+from neuralode_resnet.models import NeuralODE, member
+
+BATCH, CHANNELS, N_STEPS, MEMBERS, TOL = 128, 32, 64, 10, 1e-5
+WIDTHS = (2, 2 * CHANNELS, 2 * CHANNELS, 2)  # of the folded field's layers: 2 numbers of state, each with its channels
+#: Forward, and twice as much backward: gradients of the inputs and of the weights.
+EULER_OPERATIONS = 3 * 2 * BATCH * sum(a * b for a, b in zip(WIDTHS, WIDTHS[1:])) * N_STEPS
+PEERS = ("jax", "diffrax")
+OURS, ORIGINAL = "neuralode_resnet", "torchdiffeq"
+
+
+@dataclass
+class Candidate:
+    library: str   # whose solver it is
+    how: str       # which of its ways
+    run: Callable  # () -> loss, gradients, evaluations or steps
+    work: Callable = str  # what `run` returned third, for the table
+    as_ours: Callable = list  # gradients as tensors, in the order of our parameters
+    rtol: float = 1e-3 # to which its loss and gradient agree with those of its case's first candidate
+
+
+@dataclass
+class Case:
+    title: str
+    candidates: list
+    goals: str
+    members: int = 1
+    operations: int = None  # per member; of adaptive solves they depend on the steps
+
+
+# --- candidates -----------------------------------------------------------------------------------------------------
+
+def loss_of(logits, y):
+    "Mean cross-entropy; of an ensemble the sum over its members, so that each gets the gradient of its own."
+    members = logits.shape[0] if logits.dim() == 3 else 1
+    return cross_entropy(logits.flatten(0, -2), y.repeat(members)) * members
+
+
+def ours(how, model, x, y):
+    parameters = [*model.parameters()]
+
+    def run():
+        loss = loss_of(model(model.for_members(x)), y)
+        return loss.detach(), torch.autograd.grad(loss, parameters), model.block.nfe
+    return Candidate(OURS, how, run, lambda nfe: f"NFE {np.max(nfe)}")
+
+
+def original(model, x, y, **options):
+    "The arrangement of the paper: torchdiffeq's `odeint` around `nn.Conv1d` layers."
+    parameters, times = [*model.parameters()], torch.tensor([0., 1.])
+
+    def run():
+        nfe = 0
+
+        def field(t, z):
+            nonlocal nfe
+            nfe += 1
+            return model.block.field(t, z)
+        loss = loss_of(model.head(odeint(field, x, times, **options)[-1]), y)
+        return loss.detach(), torch.autograd.grad(loss, parameters), nfe
+    return Candidate(ORIGINAL, "Conv1d", run, "NFE {}".format)
+
+
+def one_after_another(candidates):
+    "Members of an ensemble trained each alone; results as the ensemble gives them."
+    def run():
+        losses, gradients, work = zip(*(candidate.run() for candidate in candidates))
+        return sum(losses), [torch.stack(members) for members in zip(*gradients)], work[0]
+    first = candidates[0]
+    return Candidate(first.library, f"{first.how}, one after another", run, first.work)
+
+
+def jitted(library, how, solve, model, x, y):
+    "A JAX program of the same field, with the dense layers into which ours folds."
+    import jax_peer
+
+    field, head = model.block.field, [*model.head.parameters()]
+    dense = field.folded(model.for_members(x)).parameters()
+    states = x.flatten(1).numpy()
+    run = jax_peer.training_iteration(solve, states, y.numpy(), [p.detach().numpy() for p in (*dense, *head)],
+                                      model.members)
+
+    def as_ours(gradients):
+        tensors = [torch.from_numpy(np.array(g)) for g in gradients]
+        folding = torch.autograd.grad(dense, [*field.parameters()], tensors[:len(dense)], retain_graph=True)
+        return [*folding, *tensors[len(dense):]]
+    return Candidate(library, how, run, lambda steps: f"{int(np.max(steps))} steps", as_ours)
+
+
+def jitted_euler(model, x, y):
+    "diffrax with each of its adjoints, and the bare loop."
+    import jax_peer
+    solves = [("diffrax", f"jit, {how}", solve) for how, solve in jax_peer.euler_solves(N_STEPS).items()]
+    solves.append(("jax", "jit, lax.scan", jax_peer.scan_solve(N_STEPS)))
+    return [jitted(*solve, model, x, y) for solve in solves]
+
+
+def jitted_dopri5(model, x, y):
+    import jax_peer
+    candidates = [jitted("diffrax", f"jit, {how}", solve, model, x, y)
+                  for how, solve in jax_peer.dopri5_solves(TOL).items()]
+    # Its last step ends at T, ours and torchdiffeq's interpolate back to it. Across the kinks of ReLU the gradients of two
+    # such grids differ by about a hundredth: as far as each is from the gradient at tolerance 1e-9.
+    for candidate in candidates: candidate.rtol = 5e-2
+    return candidates
+
+
+# --- cases ----------------------------------------------------------------------------------------------------------
+
+def cases(x, y, data, with_jax):
+    "The three cases, from the same seeds."
+    euler, dopri5 = f"euler@1/{N_STEPS}", f"dopri5@{TOL:g}"
+    make = lambda solver, seed=0, **options: NeuralODE.for_data(data, solver, channels=CHANNELS, seed=seed, **options)
+    by_torchdiffeq = dict(method="euler", options=dict(step_size=1 / N_STEPS))
+    single, ensemble, adaptive = make(euler), make(euler, range(MEMBERS)), make(dopri5)
+    alone = [original(member(ensemble, i), x, y, **by_torchdiffeq) for i in range(MEMBERS)]
+    return [
+        Case(f"Euler, {N_STEPS} steps, one model",
+             [original(single, x, y, **by_torchdiffeq), ours("folded", single, x, y),
+              ours("recomputed (checkpoint)", make(euler, gradient="checkpoint"), x, y),
+              *(jitted_euler(single, x, y) if with_jax else ())],
+             "folded at least 6 × torchdiffeq", operations=EULER_OPERATIONS),
+        Case(f"Euler, {N_STEPS} steps, ensemble of {MEMBERS}",
+             [one_after_another(alone), ours("folded ensemble", ensemble, x, y),
+              *(jitted_euler(ensemble, x, y) if with_jax else ())],
+             "ensemble at least 20 × torchdiffeq and 2.5 × diffrax", MEMBERS, EULER_OPERATIONS),
+        Case(f"dopri5, tolerance {TOL:g}, one model",
+             [original(adaptive, x, y, method="dopri5", rtol=TOL, atol=TOL), ours("folded", adaptive, x, y),
+              *(jitted_dopri5(adaptive, x, y) if with_jax else ())],
+             "folded at least 2.5 × torchdiffeq at equal NFE; level with diffrax (3.1 × when the goal was set)"),
+    ]
+
+
+# --- measurement ----------------------------------------------------------------------------------------------------
+
+def difference(a, b):
+    "Relative, of two lists of tensors taken as one vector each."
+    a, b = (torch.cat([part.flatten() for part in side]) for side in (a, b))
+    return float((a - b).norm() / b.norm())
+
+
+def check_equal_work(case):
+    "What each candidate reports of its work. Stops if one computes another loss or gradient than the first."
+    reports = []
+    for candidate in case.candidates:
+        loss, gradients, work = candidate.run()
+        loss, gradients = float(np.sum(loss.tolist())), candidate.as_ours(gradients)
+        if not reports: first_loss, first_gradients = loss, gradients
+        off = max(abs(loss / first_loss - 1), difference(gradients, first_gradients))
+        reports.append(candidate.work(work))
+        if not off <= candidate.rtol:
+            sys.exit(f"{case.title}: {candidate.library}, {candidate.how} is off by {off:.1e}; it was not timed")
+        if candidate.library == OURS and reports[-1] != reports[0]:
+            sys.exit(f"{case.title}: ours took {reports[-1]}, {case.candidates[0].library} {reports[0]}; it was not timed")
+    return reports
+
+
+def measure(case, rounds, peak):
+    "One row per candidate; times in milliseconds per member."
+    work = check_equal_work(case)
+    rows = []
+    for candidate, did, quartiles in zip(case.candidates, work, timing.interleaved([c.run for c in case.candidates], rounds)):
+        low, median, high = (1e3 * t / case.members for t in quartiles)
+        rows.append(dict(case=case.title, library=candidate.library, how=candidate.how, work=did, members=case.members,
+                         rounds=rounds, median_ms=median, lower_quartile_ms=low, upper_quartile_ms=high,
+                         of_peak=case.operations and case.operations / (median / 1e3) / peak))
+    frame = pd.DataFrame(rows)
+    for library in (ORIGINAL, "diffrax"):  # against the fastest way of each
+        frame[f"times_{library}"] = frame.median_ms[frame.library == library].min() / frame.median_ms
+    return frame
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+def machine_facts():
+    packages = ["torch", ORIGINAL, *(peer for peer in PEERS if importlib.util.find_spec(peer))]
+    return dict(processor=timing.processor_name(), cores=os.cpu_count(), torch_threads=torch.get_num_threads(),
+                python=platform.python_version(), **{name: version(name) for name in packages})
+
+
+def markdown(headings, rows):
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
+
+
+def number(value, form):
+    "`value` as text, or a dash where there is none."
+    return "–" if pd.isna(value) else format(value, form)
+
+
+def table(frame):
+    headings = ["library", "how", "work", "ms per member", "quartiles", "× torchdiffeq", "× diffrax", "of matmul peak"]
+    return markdown(headings, [[
+        row.library, row.how, row.work, f"{row.median_ms:.2f}", f"{row.lower_quartile_ms:.2f} – {row.upper_quartile_ms:.2f}",
+        number(row.times_torchdiffeq, ".1f"), number(row.times_diffrax, ".1f"), number(row.of_peak, ".2f"),
+    ] for row in frame.itertuples()])
+
+
+# --- command --------------------------------------------------------------------------------------------------------
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40, help="timings of each candidate (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="5 rounds, to see that everything runs")
+    parser.add_argument("--threads", type=int, help="threads of torch and of JAX (default: their own choice)")
+    parser.add_argument("--csv", help="also write all rows, with the machine's facts, to this file")
+    return parser.parse_args()
+
+
+def set_threads(n):
+    "For torch, and for JAX, which reads the environment when it is imported."
+    torch.set_num_threads(n)
+    os.environ["NPROC"] = str(n)
+    if n == 1: os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.threads: set_threads(arguments.threads)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing: print(f"Skipped, not installed: {', '.join(missing)} (pip install -e \".[bench]\").\n")
+    facts, peaks = machine_facts(), timing.matmul_peak()
+    print(*(f"{name} {value}" for name, value in facts.items()), sep=" · ")
+    print(f"Peak in float32, 10⁹ operations per second: {peaks['matmul'] / 1e9:.0f} by torch.mm, "
+          f"{peaks['convolution'] / 1e9:.0f} by a convolution of kernel 1; fractions are of the first.")
+
+    data = load("sphere2", seed=0)
+    frames = []
+    for case in cases(data.x_train[:BATCH], data.y_train[:BATCH], data, not missing):
+        frame = measure(case, 5 if arguments.quick else arguments.rounds, peaks["matmul"])
+        print(f"\n**{case.title}** (goal: {case.goals})\n\n{table(frame)}", flush=True)
+        frames.append(frame)
+    if arguments.csv:
+        pd.concat(frames).assign(**{f"{name}_gflops": peak / 1e9 for name, peak in peaks.items()}, **facts).to_csv(arguments.csv, index=False)
+
+
+if __name__ == "__main__": main()
