@@ -178,9 +178,9 @@ def check_equal_work(case):
 
 def measure(case, rounds, peak):
     "One row per candidate; times in milliseconds per member."
-    work = check_equal_work(case)
-    rows = []
-    for candidate, did, quartiles in zip(case.candidates, work, timing.interleaved([c.run for c in case.candidates], rounds)):
+    work, rows = check_equal_work(case), []
+    quartiles_of_all = timing.interleaved([candidate.run for candidate in case.candidates], rounds)
+    for candidate, did, quartiles in zip(case.candidates, work, quartiles_of_all):
         low, median, high = (1e3 * t / case.members for t in quartiles)
         rows.append(dict(case=case.title, library=candidate.library, how=candidate.how, work=did, members=case.members,
                          rounds=rounds, median_ms=median, lower_quartile_ms=low, upper_quartile_ms=high,
@@ -211,7 +211,8 @@ def number(value, form):
 def table(frame):
     headings = ["library", "how", "work", "ms per member", "quartiles", "× torchdiffeq", "× diffrax", "of matmul peak"]
     return markdown(headings, [[
-        row.library, row.how, row.work, f"{row.median_ms:.2f}", f"{row.lower_quartile_ms:.2f} – {row.upper_quartile_ms:.2f}",
+        row.library, row.how, row.work,
+        f"{row.median_ms:.2f}", f"{row.lower_quartile_ms:.2f} – {row.upper_quartile_ms:.2f}",
         number(row.times_torchdiffeq, ".1f"), number(row.times_diffrax, ".1f"), number(row.of_peak, ".2f"),
     ] for row in frame.itertuples()])
 
@@ -240,19 +241,18 @@ def main():
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing: print(f"Skipped, not installed: {', '.join(missing)} (pip install -e \".[bench]\").\n")
-    facts, peaks = machine_facts(), timing.matmul_peak()
+    facts, peak = machine_facts(), timing.matmul_peak()
     print(*(f"{name} {value}" for name, value in facts.items()), sep=" · ")
-    print(f"Peak in float32, 10⁹ operations per second: {peaks['matmul'] / 1e9:.0f} by torch.mm, "
-          f"{peaks['convolution'] / 1e9:.0f} by a convolution of kernel 1; fractions are of the first.")
+    print(f"Matmul peak in float32: {peak / 1e9:.0f} · 10⁹ operations per second")
 
     data = load("sphere2", seed=0)
     frames = []
     for case in cases(data.x_train[:BATCH], data.y_train[:BATCH], data, not missing):
-        frame = measure(case, 5 if arguments.quick else arguments.rounds, peaks["matmul"])
+        frame = measure(case, 5 if arguments.quick else arguments.rounds, peak)
         print(f"\n**{case.title}** (goal: {case.goals})\n\n{table(frame)}", flush=True)
         frames.append(frame)
     if arguments.csv:
-        pd.concat(frames).assign(**{f"{name}_gflops": peak / 1e9 for name, peak in peaks.items()}, **facts).to_csv(arguments.csv, index=False)
+        pd.concat(frames).assign(peak_gflops=peak / 1e9, **facts).to_csv(arguments.csv, index=False)
 
 
 if __name__ == "__main__": main()

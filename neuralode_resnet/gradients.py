@@ -50,7 +50,8 @@ class _Unrolled(torch.autograd.Function):
     def backward(ctx, g):
         if torch.is_grad_enabled(): raise RuntimeError("a folded field's solve has no second derivative: leave out "
                                                        "create_graph=True, or solve with gradient='checkpoint'")
-        if ctx.tape is None: raise RuntimeError("the activations of this solve were freed by an earlier backward: solve again")
+        if ctx.tape is None: raise RuntimeError("the activations of this solve were freed by an earlier backward: "
+                                                "solve again")
         totals, carry, g = ctx.field.new_totals(), None, ctx.field.enter(g)
         pull = lambda e, k: ctx.field.pull_back(ctx.tape[e], k, totals)
         for step in reversed(ctx.solution.grid): g, carry = reverse_step(ctx.tableau, step, g, pull, carry)
@@ -58,25 +59,25 @@ class _Unrolled(torch.autograd.Function):
         ctx.tape = None
         return ctx.field.leave(g, ctx.shape), None, None, None, None, *ctx.field.collect(totals)
 
-# %% ../nbs/05_gradients.ipynb #3d29e3c0
+# %% ../nbs/05_gradients.ipynb #563e667a
 def unrolled(field, tableau: Tableau, solve, z: Tensor):
-    "The `Solution` that `solve(field, z)` returns, differentiable once by the hand-written walk. `field` offers the protocol."
+    "The `Solution` of `solve(field, z)`, differentiable once, by the hand-written walk; `field` offers the protocol."
     report = []
     end = _Unrolled.apply(z, field, tableau, solve, report, *field.parameters())
     solution = report[0]
     solution.z = end
     return solution
 
-# %% ../nbs/05_gradients.ipynb #4231832d
+# %% ../nbs/05_gradients.ipynb #2d272dc2
 def checkpointed(field, tableau: Tableau, grid: list, z: Tensor):
-    "Walk over `grid` in about √N segments whose insides are recomputed in the backward pass. Returns the end state, like z."
+    "Walk over `grid` in about √N segments, recomputed in the backward pass. Returns the end state, like z."
     size, k = math.ceil(math.sqrt(len(grid))), None
     segment = lambda z, k, steps: march(field, tableau, steps, z, k=k)
     for start in range(0, len(grid), size):
         z, k = checkpoint(segment, z, k, grid[start:start + size], use_reentrant=False)
     return z
 
-# %% ../nbs/05_gradients.ipynb #c1a7b4ef
+# %% ../nbs/05_gradients.ipynb #b1948abd
 #: Our names of the methods that torchdiffeq has too, and its names for them: at a fixed step, and under step control.
 TORCHDIFFEQ_FIXED = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "rk4_38": "rk4"}
 TORCHDIFFEQ_ADAPTIVE = {"heun_euler": "adaptive_heun", "fehlberg2": "fehlberg2", "bosh3": "bosh3", "dopri5": "dopri5"}
@@ -89,7 +90,7 @@ def _their_name(method, step_size):
                      f"{'under a tolerance' if step_size is None else 'at a fixed step'}: use one of "
                      f"{', '.join(known)}, or gradient='backprop' or 'checkpoint'")
 
-# %% ../nbs/05_gradients.ipynb #182c7059
+# %% ../nbs/05_gradients.ipynb #5fbd9028
 def _nodes(step_size):
     "Our fixed grid in torchdiffeq's form, for forward and backward solve."
     def nodes(field, z, t):
@@ -107,7 +108,7 @@ class _Counted:
         if self.nfe > self.max_nfe: raise SolveError(f"max_nfe = {self.max_nfe} evaluations are not enough")
         return self.field(t, z)
 
-# %% ../nbs/05_gradients.ipynb #5fbd9028
+# %% ../nbs/05_gradients.ipynb #cbd4df6d
 class _Watched(_Counted):
     "Notes the steps of torchdiffeq's control, too, through its callbacks."
     def __init__(self, field, max_nfe, tableau, t_span):
@@ -122,7 +123,7 @@ class _Watched(_Counted):
 
     def callback_reject_step(self, t, z, h): self.grid.pop(); self.n_rejected += 1
 
-# %% ../nbs/05_gradients.ipynb #cbd4df6d
+# %% ../nbs/05_gradients.ipynb #532c9478
 def adjoint(field,           # f(t, z); a module, or with `parameters()`, whose parameters get gradients
             z: Tensor,       # initial state (batch, *state)
             method: str,     # our name of a method that torchdiffeq has too

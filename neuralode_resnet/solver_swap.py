@@ -33,7 +33,7 @@ def swapped(model: nn.Module, solver): # anything that contains an `ODEBlock`; a
     finally:
         for block, before in zip(blocks, own): block.solver = before
 
-# %% ../nbs/20_solver_swap.ipynb #76762669
+# %% ../nbs/20_solver_swap.ipynb #4daf75a2
 @torch.no_grad()
 def predict(model: NeuralODE,      # a model, or an ensemble
             x: Tensor,             # inputs (n, *state), the same for all members
@@ -50,7 +50,7 @@ def predict(model: NeuralODE,      # a model, or an ensemble
     finally: model.train(training)
     return torch.cat(classes, -1), *(torch.stack(costs).sum(0) / len(x))
 
-# %% ../nbs/20_solver_swap.ipynb #5f41fc47
+# %% ../nbs/20_solver_swap.ipynb #f1a7be39
 def swap_grid(model: NeuralODE,  # a model, or an ensemble
               data,              # with `x_test` and `y_test`
               solvers,           # solvers or their names
@@ -61,15 +61,19 @@ def swap_grid(model: NeuralODE,  # a model, or an ensemble
     own, rows = predict(model, data.x_test, batch_size)[0], []
     for solver in solvers:
         with swapped(model, solver): classes, steps, nfe = predict(model, data.x_test, batch_size)
-        accuracy = (classes == data.y_test).double().mean(-1)
-        agreement = (classes == own).double().mean(-1)
+        accuracy, agreement = ((classes == other).double().mean(-1) for other in (data.y_test, own))
+        columns = dict(n_steps=steps, nfe=nfe, accuracy=accuracy, agreement=agreement)
         rows += [dict(member=i, solver=str(solver), method=solver.method, step_size=solver.step_size, tol=solver.tol,
-                      n_steps=steps[i].item(), nfe=nfe[i].item(), accuracy=accuracy[i].item(),
-                      agreement=agreement[i].item()) for i in range(len(classes))]
+                      **{name: column[i].item() for name, column in columns.items()}) for i in range(len(classes))]
     frame = pd.DataFrame(rows)
     return frame if model.members else frame.drop(columns="member")
 
-# %% ../nbs/20_solver_swap.ipynb #4ab1d6a1
+# %% ../nbs/20_solver_swap.ipynb #aefe6582
+def _mcnemar(lost, won):
+    "Two-sided probability of counts as unequal as these, if each sample were lost or won by the toss of a coin."
+    return binomtest(won, lost + won, 0.5).pvalue if lost + won else 1.0
+
+# %% ../nbs/20_solver_swap.ipynb #980c1bef
 @dataclass(frozen=True)
 class Validity:
     "Outcome of the validity test (paper, §6) on `n` samples."
@@ -94,10 +98,17 @@ class Validity:
     @property
     def p_value(self):
         "Exact McNemar test of equal accuracy, two-sided; 1 when no sample is decided."
-        decided = self.lost + self.won
-        return binomtest(self.won, decided, 0.5).pvalue if decided else 1.0
+        return _mcnemar(self.lost, self.won)
 
-# %% ../nbs/20_solver_swap.ipynb #e72680e7
+# %% ../nbs/20_solver_swap.ipynb #037726fc
+def _counted(train_solver, test_solver, own, other, y, threshold):
+    "The `Validity` of one member, from its predictions (n,) under both solvers."
+    right, still = own == y, other == y
+    return Validity(train_solver, test_solver, len(y), right.double().mean().item(), still.double().mean().item(),
+                    flips=int((own != other).sum()), lost=int((right & ~still).sum()), won=int((~right & still).sum()),
+                    threshold=threshold)
+
+# %% ../nbs/20_solver_swap.ipynb #918e4898
 def validity(model: NeuralODE, # a model, or an ensemble
              x: Tensor,        # inputs (n, *state)
              y: Tensor,        # labels (n,)
@@ -110,7 +121,5 @@ def validity(model: NeuralODE, # a model, or an ensemble
     test_solver = Solver.parse(test_solver)
     own = predict(model, x, batch_size)[0]
     with swapped(model, test_solver): other = predict(model, x, batch_size)[0]
-    found = [Validity(model.block.solver, test_solver, len(y), (a == y).double().mean().item(), (b == y).double().mean().item(),
-                      int((a != b).sum()), int(((a == y) & (b != y)).sum()), int(((a != y) & (b == y)).sum()), threshold)
-             for a, b in zip(own, other)]
+    found = [_counted(model.block.solver, test_solver, a, b, y, threshold) for a, b in zip(own, other)]
     return found if model.members else found[0]

@@ -38,7 +38,15 @@ def _check_accuracy(method, step_size, rtol, atol):
         raise ValueError(f"{method} needs an accuracy, for instance {method}@{'1e-3' if adaptive else '1/64'}: "
                          "there is no default")
 
-# %% ../nbs/06_solvers.ipynb #a0791f29
+# %% ../nbs/06_solvers.ipynb #2a440168
+def _refined(solver, factor):
+    "`solver` with its step size or its tolerances divided by `factor`."
+    if not solver.fixed: return Solver(solver.method, rtol=solver.rtol / factor, atol=solver.atol / factor)
+    h = solver.step_size / factor
+    n = round(1 / h)   # a step of 1/n stays one, whatever the rounding
+    return Solver(solver.method, 1 / n if n and abs(h * n - 1) < 1e-12 else h)
+
+# %% ../nbs/06_solvers.ipynb #a2cd6054
 @dataclass(frozen=True, init=False)
 class Solver:
     "A method and its accuracy: a step size, or tolerances. Raises `ValueError` for anything else."
@@ -57,11 +65,17 @@ class Solver:
             object.__setattr__(self, name, None if value is None else _positive(name, value))
 
     @property
-    def tableau(self): return find_tableau(self.method)
+    def tableau(self):
+        "The method's `Tableau`: order, stages, weights."
+        return find_tableau(self.method)
     @property
-    def fixed(self): return self.step_size is not None
+    def fixed(self):
+        "Does it take steps of a given size?"
+        return self.step_size is not None
     @property
-    def tol(self): return self.rtol if self.rtol == self.atol else None
+    def tol(self):
+        "The tolerance, where `rtol` and `atol` are one; else `None`."
+        return self.rtol if self.rtol == self.atol else None
 
     def n_steps(self, t_span=(0., 1.)): # start and end time
         "Steps of a fixed-step solve, ceil(T / h). `None` under a tolerance, where only solving tells."
@@ -69,16 +83,15 @@ class Solver:
 
     def refined(self, factor: float = 2): # how many times as accurate, > 0
         "The same method with `step_size / factor`, or with its tolerances divided by `factor`."
-        if not self.fixed: return Solver(self.method, rtol=self.rtol / factor, atol=self.atol / factor)
-        h = self.step_size / factor
-        n = round(1 / h)   # a step of 1/n stays one, whatever the rounding
-        return Solver(self.method, 1 / n if n and abs(h * n - 1) < 1e-12 else h)
+        return _refined(self, factor)
 
     @classmethod
-    def parse(cls, text): return _parse(text)
+    def parse(cls, text): # "euler@1/64", or a `Solver`, which is returned as it is
+        "The solver that `text` names; the inverse of `str`. Raises `ValueError` for what it cannot read."
+        return _parse(text)
     def __str__(self): return _written(self)
 
-# %% ../nbs/06_solvers.ipynb #95a2ce3a
+# %% ../nbs/06_solvers.ipynb #febc3ed3
 def _written(solver):
     "method@accuracy, exactly: what `_parse` turns back into an equal solver."
     if solver.tol is not None: return f"{solver.method}@{solver.tol!r}"
@@ -87,6 +100,7 @@ def _written(solver):
     if float(fraction) == solver.step_size and fraction.denominator > 1: return f"{solver.method}@{fraction}"
     return f"{solver.method}@{'h=' if solver.tableau.adaptive else ''}{solver.step_size!r}"
 
+# %% ../nbs/06_solvers.ipynb #ede082e7
 def _parse(text):
     "The solver that `text` names, or the `Solver` that it is already."
     if isinstance(text, Solver): return text
@@ -97,12 +111,13 @@ def _parse(text):
     try:
         pairs = [("", part) if "=" not in part else part.split("=") for part in accuracy.split(",") if part]
         values = {names[name.strip()]: float(Fraction(value)) for name, value in pairs}
+        if len(values) < len(pairs): raise ValueError("said twice")
     except (ValueError, KeyError, ZeroDivisionError):
         raise ValueError(f"cannot read the accuracy in {text!r}: write euler@1/64, dopri5@1e-3, dopri5@h=1/20 "
                          "or dopri5@rtol=1e-3,atol=1e-6") from None
     return Solver(method, **values)
 
-# %% ../nbs/06_solvers.ipynb #c6e1000b
+# %% ../nbs/06_solvers.ipynb #4b652fdc
 def _check_problem(z, solver, t_span, max_nfe):
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise TypeError(f"z0 must be a floating-point tensor, got {getattr(z, 'dtype', type(z).__name__)}: "
@@ -116,6 +131,13 @@ def _check_problem(z, solver, t_span, max_nfe):
     needed = solver.n_steps(t_span) * (tableau.stages - tableau.fsal) + tableau.fsal
     if needed > max_nfe: raise SolveError(f"{solver} on {t_span} needs {needed} evaluations, more than max_nfe = {max_nfe}")
 
+# %% ../nbs/06_solvers.ipynb #04d33d32
+GRADIENTS = ("backprop", "checkpoint", "adjoint")
+
+def _check_wish(gradient, path):
+    if gradient not in GRADIENTS: raise ValueError(f"gradient must be one of {GRADIENTS}, got {gradient!r}")
+    if path and gradient != "backprop": raise ValueError(f"path=True needs gradient='backprop', got {gradient!r}")
+
 @torch.no_grad()
 def _check_field(field, z, t):
     k = field(torch.tensor(t, dtype=torch.float64).to(z), z)
@@ -123,7 +145,7 @@ def _check_field(field, z, t):
         got, expected = getattr(k, what, type(k).__name__), getattr(z, what)
         if got != expected: raise ValueError(f"the field returns another {what} than its state: {got}, not {expected}")
 
-# %% ../nbs/06_solvers.ipynb #31899b2a
+# %% ../nbs/06_solvers.ipynb #35a607ac
 def _walk(tableau, solver, t_span, max_nfe, nodes):
     "A closure that solves: `walk(field, z)` returns a `Solution`, from a fixed grid or under control."
     if not solver.fixed:
@@ -137,15 +159,24 @@ def _recomputed(field, tableau, walk, z):
     solution.z = gradients.checkpointed(field, tableau, solution.grid, z)
     return solution
 
+# %% ../nbs/06_solvers.ipynb #d6208bc0
 def _by_hand(field, z):
     "Is a gradient wanted, from a field that can pull it back itself?"
     return hasattr(field, "pull_back") and torch.is_grad_enabled() \
         and not torch._C._are_functorch_transforms_active() \
         and (z.requires_grad or any(p.requires_grad for p in field.parameters()))
 
-# %% ../nbs/06_solvers.ipynb #ede082e7
-GRADIENTS = ("backprop", "checkpoint", "adjoint")
+def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
+    "The `Solution`, by the walk that `gradient` and the field ask for."
+    if gradient == "adjoint": return gradients.adjoint(field, z, solver.method, t_span, solver.step_size,
+                                                       solver.rtol, solver.atol, max_nfe)
+    tableau = solver.tableau
+    walk = _walk(tableau, solver, t_span, max_nfe, nodes)
+    if gradient == "checkpoint": return _recomputed(field, tableau, walk, z)
+    if nodes is None and _by_hand(field, z): return gradients.unrolled(field, tableau, walk, z)
+    return walk(field, z)
 
+# %% ../nbs/06_solvers.ipynb #bbc6a8e7
 def integrate(field,             # f(t, z) -> like z; `t` is a scalar tensor
               z0: Tensor,        # initial state (batch, *state), floating point
               solver,            # a `Solver`, or its name, "euler@1/64"
@@ -154,21 +185,14 @@ def integrate(field,             # f(t, z) -> like z; `t` is a scalar tensor
               max_nfe: int = 100_000,    # evaluations after which to give up
               gradient: str = "backprop",  # one of `GRADIENTS`
               allow_nonfinite: bool = False): # return a non-finite state instead of raising (for ensembles)
-    "Solve ż = f(t, z). Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while computing."
+    "Solve z' = f(t, z). Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while computing."
     solver, t_span = Solver.parse(solver), tuple(map(float, t_span))
-    if gradient not in GRADIENTS: raise ValueError(f"gradient must be one of {GRADIENTS}, got {gradient!r}")
-    if path and gradient != "backprop": raise ValueError(f"path=True needs gradient='backprop', got {gradient!r}")
+    _check_wish(gradient, path)
     _check_problem(z0, solver, t_span, max_nfe)
-    folded = getattr(field, "folded", lambda z: None)(z0)
+    folded, nodes = getattr(field, "folded", lambda z: None)(z0), [] if path else None
     if folded is None: _check_field(field, z0, t_span[0])
-    else: field = folded
-    tableau, nodes = solver.tableau, [] if path else None
-    walk = _walk(tableau, solver, t_span, max_nfe, nodes)
-    if gradient == "adjoint": solution = gradients.adjoint(field, z0, solver.method, t_span, solver.step_size,
-                                                           solver.rtol, solver.atol, max_nfe)
-    elif gradient == "checkpoint": solution = _recomputed(field, tableau, walk, z0)
-    elif not path and _by_hand(field, z0): solution = gradients.unrolled(field, tableau, walk, z0)
-    else: solution = walk(field, z0)
-    if not allow_nonfinite: check_finite(field, tableau, solution.grid, z0, solution.z)
+    field = field if folded is None else folded
+    solution = _solve(field, z0, solver, t_span, max_nfe, gradient, nodes)
+    if not allow_nonfinite: check_finite(field, solver.tableau, solution.grid, z0, solution.z)
     if path: solution.path = torch.stack(nodes)
     return solution

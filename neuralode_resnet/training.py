@@ -47,12 +47,13 @@ class TrainingError(RuntimeError):
     "A training that cannot go on. `history` holds what was recorded until then."
     def __init__(self, message, history): super().__init__(message); self.history = history
 
-def _check_settings(n, iterations, batch_size, checkpoint_every, lr):
-    "Refuse numbers that no training on `n` samples can have."
+def _check_settings(data, iterations, batch_size, checkpoint_every, lr):
+    "Refuse numbers that no training on `data` can have."
+    n = len(data.x_train)
     for name, value in dict(iterations=iterations, batch_size=batch_size, checkpoint_every=checkpoint_every).items():
         if not isinstance(value, int) or value < 1: raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     if batch_size > n:
-        raise ValueError(f"batch_size {batch_size} is larger than the {n} training samples: "
+        raise ValueError(f"batch_size {batch_size} is larger than the {n} training samples of {data.name}: "
                          "incomplete batches are dropped, so there would be none")
     if not 0 < lr < float("inf"): raise ValueError(f"lr must be a positive number, got {lr!r}")
 
@@ -64,11 +65,10 @@ def _check_fit(model, data, seeds):
     low, high = int(data.y_train.min()), int(data.y_train.max())
     if low < 0 or high >= data.n_classes:
         raise ValueError(f"labels must lie in 0 … {data.n_classes - 1}, got {low} … {high}: number the classes from 0")
-    made, given = model.config or {}, dict(state=list(data.x_train.shape[1:]), n_classes=data.n_classes)
-    for name, value in given.items():
-        if made.get(name, value) != value:
-            raise ValueError(f"the model was made for {name} = {made[name]}, {data.name} has {value}: "
-                             "make one with NeuralODE.for_data")
+    made, shape = model.config, list(data.x_train.shape[1:])
+    if made and (list(made["state"]) != shape or made["n_classes"] < data.n_classes):
+        raise ValueError(f"the model was made for states {tuple(made['state'])} and {made['n_classes']} classes, {data.name} "
+                         f"has {tuple(shape)} and {data.n_classes}: make one with NeuralODE.for_data")
     device = next(model.parameters()).device
     if device != data.x_train.device:
         raise ValueError(f"the model is on {device}, the data are on {data.x_train.device}: move one, "
@@ -154,12 +154,13 @@ def _on_cpu(value):
 def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every):
     "The `Run` to go on with, after all checks: a fresh one, or the one in `checkpoint`."
     seeds = [seed + i for i in range(model.members or 1)] if isinstance(seed, int) else [int(s) for s in seed]
-    _check_settings(len(data.x_train), iterations, batch_size, checkpoint_every, lr)
+    _check_settings(data, iterations, batch_size, checkpoint_every, lr)
     _check_fit(model, data, seeds)
     run = Run(model, data, batch_size, lr, seeds, list(callbacks))
     if checkpoint is not None and Path(checkpoint).exists(): resume_run(run, checkpoint)
     return run
 
+# %% ../nbs/13_training.ipynb #e263acf7
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
     try: run.advance()
@@ -171,7 +172,7 @@ def _iterate(run, bar):
     bar.update()
     if run.iteration % 50 == 0: bar.set_postfix(loss=f"{run.losses.mean():.3f}", refresh=False)
 
-# %% ../nbs/13_training.ipynb #157f2e96
+# %% ../nbs/13_training.ipynb #b8c4ec67
 def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         data: Data,              # on the model's device
         iterations: int = 10_000,# optimiser steps in all, those of a resumed run included
@@ -185,7 +186,8 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
     "Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training."
     run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     model.train()
-    with tqdm(total=iterations, initial=run.iteration, disable=not progress, desc=str(model.block.solver), mininterval=0.5) as bar:
+    with tqdm(total=iterations, initial=run.iteration, disable=not progress, desc=str(model.block.solver),
+              mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
             if checkpoint is not None and (run.iteration % checkpoint_every == 0 or run.iteration == iterations):
