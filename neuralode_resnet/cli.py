@@ -47,7 +47,7 @@ def better_solvers(solver: Solver): # the solver a model was trained with
     "Solvers of equal or smaller error: the same method refined by 2 and 4, and one of higher order."
     finer = [solver.refined(2), solver.refined(4)] if solver.fixed else [solver.refined(10), solver.refined(100)]
     if solver.fixed: return [*finer, Solver("rk4" if solver.method != "rk4" else "dopri5", solver.step_size)]
-    return [*finer, Solver("dopri5", rtol=solver.rtol / 10, atol=solver.atol / 10)]
+    return list(dict.fromkeys([*finer, Solver("dopri5", rtol=finer[0].rtol, atol=finer[0].atol)]))
 
 def _show(frame):
     shown = frame.copy()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .datasets import as_states
 from .models import NeuralODE, ODEBlock
-from .solvers import Solver
+from .solvers import SolveError, Solver
 
 # %% ../nbs/20_solver_swap.ipynb #33c5145a
 @contextmanager
@@ -34,23 +34,31 @@ def swapped(model: nn.Module, solver): # anything that contains an `ODEBlock`; a
         for block, before in zip(blocks, own): block.solver = before
 
 # %% ../nbs/20_solver_swap.ipynb #4daf75a2
+def _solved(model, batch):
+    "Logits and cost of one solve; of a single model that cannot be solved, NaN."
+    try: return model(batch), torch.tensor([model.block.n_steps, model.block.nfe], dtype=torch.float64)
+    except SolveError: return torch.full((len(batch), 1), torch.nan), torch.full((2,), torch.nan, dtype=torch.float64)
+
+def _alike(a, b): return (a == b) & (a >= 0) # a failed solve predicts nothing, so it agrees with nothing
+
+# %% ../nbs/20_solver_swap.ipynb #b3e8b143
 @torch.no_grad()
 def predict(model: NeuralODE,      # a model, or an ensemble
             x: Tensor,             # inputs (n, *state), the same for all members
             batch_size: int = 4096): # samples solved together
-    "Predicted classes (member, n), and steps and evaluations of a solve (member,) averaged over the batches."
+    "Classes (member, n), -1 where a solve failed; steps and evaluations of a solve (member,), averaged over the batches."
     training, classes, costs, dtype = model.training, [], [], next(model.parameters()).dtype
     model.eval()
     try:
         for batch in x.split(batch_size):
             batch = model.for_members(as_states(batch, dtype))
-            classes.append(model(batch).argmax(-1).view(model.members or 1, -1))
-            cost = torch.tensor([model.block.n_steps, model.block.nfe], dtype=torch.float64)
+            logits, cost = _solved(model, batch)
+            classes.append(logits.argmax(-1).where(logits.isfinite().all(-1), -1).view(model.members or 1, -1))
             costs.append(cost.view(2, -1) * batch.shape[model.members is not None])
     finally: model.train(training)
     return torch.cat(classes, -1), *(torch.stack(costs).sum(0) / len(x))
 
-# %% ../nbs/20_solver_swap.ipynb #f1a7be39
+# %% ../nbs/20_solver_swap.ipynb #52e0bc18
 def swap_grid(model: NeuralODE,  # a model, or an ensemble
               data,              # with `x_test` and `y_test`
               solvers,           # solvers or their names
@@ -61,19 +69,19 @@ def swap_grid(model: NeuralODE,  # a model, or an ensemble
     own, rows = predict(model, data.x_test, batch_size)[0], []
     for solver in solvers:
         with swapped(model, solver): classes, steps, nfe = predict(model, data.x_test, batch_size)
-        accuracy, agreement = ((classes == other).double().mean(-1) for other in (data.y_test, own))
+        accuracy, agreement = (_alike(classes, other).double().mean(-1) for other in (data.y_test, own))
         columns = dict(n_steps=steps, nfe=nfe, accuracy=accuracy, agreement=agreement)
         rows += [dict(member=i, solver=str(solver), method=solver.method, step_size=solver.step_size, tol=solver.tol,
                       **{name: column[i].item() for name, column in columns.items()}) for i in range(len(classes))]
     frame = pd.DataFrame(rows)
     return frame if model.members else frame.drop(columns="member")
 
-# %% ../nbs/20_solver_swap.ipynb #aefe6582
+# %% ../nbs/20_solver_swap.ipynb #980c1bef
 def _mcnemar(lost, won):
     "Two-sided probability of counts as unequal as these, if each sample were lost or won by the toss of a coin."
     return binomtest(won, lost + won, 0.5).pvalue if lost + won else 1.0
 
-# %% ../nbs/20_solver_swap.ipynb #980c1bef
+# %% ../nbs/20_solver_swap.ipynb #303c8476
 @dataclass(frozen=True)
 class Validity:
     "Outcome of the validity test (paper, §6) on `n` samples."
@@ -100,15 +108,15 @@ class Validity:
         "Exact McNemar test of equal accuracy, two-sided; 1 when no sample is decided."
         return _mcnemar(self.lost, self.won)
 
-# %% ../nbs/20_solver_swap.ipynb #037726fc
+# %% ../nbs/20_solver_swap.ipynb #918e4898
 def _counted(train_solver, test_solver, own, other, y, threshold):
     "The `Validity` of one member, from its predictions (n,) under both solvers."
     right, still = own == y, other == y
     return Validity(train_solver, test_solver, len(y), right.double().mean().item(), still.double().mean().item(),
-                    flips=int((own != other).sum()), lost=int((right & ~still).sum()), won=int((~right & still).sum()),
+                    flips=int((~_alike(own, other)).sum()), lost=int((right & ~still).sum()), won=int((~right & still).sum()),
                     threshold=threshold)
 
-# %% ../nbs/20_solver_swap.ipynb #918e4898
+# %% ../nbs/20_solver_swap.ipynb #d08d6d49
 def validity(model: NeuralODE, # a model, or an ensemble
              x: Tensor,        # inputs (n, *state)
              y: Tensor,        # labels (n,)
