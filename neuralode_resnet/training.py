@@ -6,6 +6,7 @@
 __all__ = ['Batches', 'TrainingError', 'Run', 'history_of', 'save_run', 'resume_run', 'fit']
 
 # %% ../nbs/13_training.ipynb #da789728
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from . import native
 from .datasets import Data, as_states
 from .models import CheckpointError, NeuralODE, load_weights, read_safely, write_whole
 from .solvers import SolveError
@@ -161,6 +163,12 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
     return run
 
 # %% ../nbs/13_training.ipynb #e263acf7
+def _threads_for(run):
+    "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
+    folded = getattr(run.model.block.field, "folded", lambda z: None)
+    with torch.no_grad(): z = run.model.upstream(run.model.for_members(as_states(run.data.x_train[:1], run.dtype)))
+    return native.undisturbed() if run.model.block.solver.fixed and native.usable(folded(z), z) else nullcontext()
+
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
     try: run.advance()
@@ -186,8 +194,8 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
     "Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training."
     run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     model.train()
-    with tqdm(total=iterations, initial=run.iteration, disable=not progress, desc=str(model.block.solver),
-              mininterval=0.5) as bar:
+    with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
+                                 desc=str(model.block.solver), mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
             if checkpoint is not None and (run.iteration % checkpoint_every == 0 or run.iteration == iterations):
