@@ -6,6 +6,7 @@ import torch
 import torchdiffeq
 from hypothesis import given, settings, strategies as st
 
+from neuralode_resnet import kernel, native
 from neuralode_resnet.fields import Conv1dField, LinearField, Stacked, init_kaiming
 from neuralode_resnet.solvers import GRADIENTS, Solver, integrate
 from neuralode_resnet.steps import fixed_grid, grid_nfe
@@ -111,3 +112,19 @@ def test_torch_func_looks_into_a_solve():
     folded = lambda z: integrate(field, z[None], "rk4@1/8", allow_nonfinite=True).z[0]
     torch.testing.assert_close(torch.func.jacrev(folded)(z0), torch.func.jacrev(end)(z0))
     torch.testing.assert_close(torch.func.jacfwd(folded)(z0), torch.func.jacrev(end)(z0))
+
+
+@pytest.mark.parametrize("solver", SOLVERS[:len(TABLEAUS)])
+@pytest.mark.parametrize("members", [0, 3])
+def test_native_solves_give_the_states_and_gradients_of_the_walk(solver, members, monkeypatch):
+    field = made_field("linear", members).float()
+    z0 = torch.randn(((members,) if members else ()) + (70, 3), generator=torch.Generator().manual_seed(1))
+    results = []
+    for switch in ("1", "0"):
+        monkeypatch.setenv("NEURALODE_RESNET_NATIVE", switch)
+        assert native.usable(field.folded(z0), z0) is (switch == "1") or kernel.library() is None
+        solution = integrate(field, z0, solver)
+        results.append([solution.z, *torch.autograd.grad(solution.z.square().sum(), [*field.parameters()])])
+    assert integrate(field, z0, solver).nfe == solution.nfe
+    for quick, slow in zip(*results):
+        assert (quick - slow).norm() <= 1e-4 * slow.norm()
