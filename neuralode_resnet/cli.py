@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'COARSE', 'FINE', 'OutOption', 'SeedOption', 'DeviceOption', 'ForceOption', 'verdict_table', 'better_solvers',
-           'claim_folder', 'pick_device', 'demo', 'train_into', 'train', 'swap', 'main']
+           'claim_folder', 'pick_device', 'demo', 'rehearse', 'train_into', 'train', 'swap', 'main']
 
 # %% ../nbs/40_cli.ipynb #34173296
 import json
@@ -21,7 +21,7 @@ from .datasets import Data, load
 from .models import NeuralODE, load_model, save_model
 from .plots import figure_1, use_style
 from .solver_swap import swap_grid, swapped, validity
-from .solvers import GRADIENTS, SolveError, Solver
+from .solvers import SolveError, Solver
 from .training import TrainingError, fit
 
 # %% ../nbs/40_cli.ipynb #94aa0fa1
@@ -90,7 +90,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace our files in
 def demo(out: OutOption = Path("runs/demo"), seed: SeedOption = 0, device: DeviceOption = "auto",
          iterations: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 1500,
          force: ForceOption = False):
-    """Figure 1 of the paper in about a minute: train coarse and fine, swap solvers, see one of them collapse.
+    """Figure 1 of the paper in less than a minute: train coarse and fine, swap solvers, see one of them collapse.
 
     Example: neuralode-resnet demo --out runs/demo
     """
@@ -131,14 +131,26 @@ def _sentences(table):
         yield f"{solver}: {own:.3f} → {worst.accuracy:.3f} under {worst.test_solver}; {judged}."
 
 # %% ../nbs/40_cli.ipynb #ea190eab
-def train_into(out: Path,      # folder, claimed already
-               settings: dict, # data, data_seed, solver, iterations, batch_size, lr, channels, gradient, seed, members
-               where="cpu"):   # device
-    "Train as `settings` say, keep model, settings and history in `out`, and return the model with its data."
+def _made(settings, where):
+    "Data, fresh model and seeds of a run."
     data = load(settings["data"], seed=settings["data_seed"]).to(where)
     seeds = [settings["seed"] + i for i in range(settings["members"])]
     model = NeuralODE.for_data(data, settings["solver"], channels=settings["channels"], gradient=settings["gradient"],
                                seed=seeds if len(seeds) > 1 else seeds[0]).to(where)
+    return data, model, seeds
+
+def rehearse(settings: dict, # as of `train_into`
+             where="cpu"):   # device
+    "One iteration with a model that is thrown away, so that a run that cannot work fails before it leaves a trace."
+    data, model, seeds = _made(settings, where)
+    fit(model, data, 1, settings["batch_size"], settings["lr"], seed=seeds, progress=False)
+
+# %% ../nbs/40_cli.ipynb #6ec76e94
+def train_into(out: Path,      # folder, claimed already
+               settings: dict, # data, data_seed, solver, iterations, batch_size, lr, channels, gradient, seed, members
+               where="cpu"):   # device
+    "Train as `settings` say, keep model, settings and history in `out`, and return the model with its data."
+    data, model, seeds = _made(settings, where)
     (out / "run.json").write_text(json.dumps(settings, indent=1) + "\n")
     history = fit(model, data, settings["iterations"], settings["batch_size"], settings["lr"], seed=seeds,
                   checkpoint=out / "checkpoint.pt")
@@ -147,13 +159,7 @@ def train_into(out: Path,      # folder, claimed already
     (out / "checkpoint.pt").unlink()
     return model, data
 
-def _check_settings(settings):
-    "Everything that can be refused before a folder is made."
-    if settings["gradient"] not in GRADIENTS: raise ValueError(f"gradient must be one of {GRADIENTS}, got {settings['gradient']!r}")
-    if not 0 < settings["lr"] < float("inf"): raise ValueError(f"lr must be a positive number, got {settings['lr']}")
-    load(settings["data"], seed=settings["data_seed"])
-
-# %% ../nbs/40_cli.ipynb #6ec76e94
+# %% ../nbs/40_cli.ipynb #b4aebf88
 @app.command()
 def train(dataset: Annotated[str, typer.Argument(metavar="DATA", help="sphere2, sphere3, sphere10, three_minima, xor …")],
           solver: Annotated[str, typer.Option(help="Training solver: euler@1/16, rk4@1/8, dopri5@1e-3 …")],
@@ -175,15 +181,16 @@ def train(dataset: Annotated[str, typer.Argument(metavar="DATA", help="sphere2, 
     """
     settings = dict(data=dataset, data_seed=data_seed, solver=str(Solver.parse(solver)), iterations=iterations,
                     batch_size=batch_size, lr=lr, channels=channels, gradient=gradient, seed=seed, members=members)
-    _check_settings(settings)
-    where, out = pick_device(device), claim_folder(out, force, resume)
+    where = pick_device(device)
+    rehearse(settings, where)
+    claim_folder(out, force, resume)
     if not resume: (out / "checkpoint.pt").unlink(missing_ok=True)
     model, data = train_into(out, settings, where)
     table = verdict_table(model, data, better_solvers(model.block.solver))
     table.to_csv(out / "swap.csv", index=False)
     print(_show(table), f"Written: {out}/model.pt, run.json, history.csv, swap.csv", sep="\n")
 
-# %% ../nbs/40_cli.ipynb #f2498be8
+# %% ../nbs/40_cli.ipynb #e16107ed
 @app.command()
 def swap(run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that `train` wrote.")],
          solver: Annotated[Optional[List[str]], typer.Option(help="Test solver, may be repeated; better ones by default.")] = None,
@@ -204,7 +211,7 @@ def swap(run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that
         table.to_csv(out / "swap.csv", index=False)
         print(f"Written: {out}/swap.csv")
 
-# %% ../nbs/40_cli.ipynb #50da2b05
+# %% ../nbs/40_cli.ipynb #d033f42f
 def main():
     "The console script: every expected mistake ends with one message and exit status 2, without a traceback."
     try: app()
