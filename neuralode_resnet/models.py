@@ -230,6 +230,8 @@ def load_model(path, device="cpu"): # a file name; where the model goes
     "The model that `save_model` wrote, in its dtype. Raises `CheckpointError` for any other file."
     payload = read_safely(path)
     if payload.keys() != {"config", "weights"}: raise CheckpointError(f"{path} is not a model of this package")
-    model = NeuralODE.from_config(payload["config"]).to(next(iter(payload["weights"].values())).dtype)
+    try: model = NeuralODE.from_config(payload["config"]).to(next(iter(payload["weights"].values())).dtype)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise CheckpointError(f"{path} does not say how its model was made: {type(error).__name__}: {error}") from None
     load_weights(model, payload["weights"], path)
     return model.to(device)

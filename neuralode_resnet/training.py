@@ -198,6 +198,7 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
                                  desc=str(model.block.solver), mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
-            if checkpoint is not None and (run.iteration % checkpoint_every == 0 or run.iteration == iterations):
+            ended = run.iteration == iterations or run.stop is not None
+            if checkpoint is not None and (ended or run.iteration % checkpoint_every == 0):
                 save_run(run, checkpoint)
     return history_of(run)
