@@ -198,7 +198,6 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
                                  desc=str(model.block.solver), mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
-            ended = run.iteration == iterations or run.stop is not None
-            if checkpoint is not None and (ended or run.iteration % checkpoint_every == 0):
-                save_run(run, checkpoint)
+            due = run.stop or run.iteration == iterations or run.iteration % checkpoint_every == 0
+            if checkpoint is not None and due: save_run(run, checkpoint)
     return history_of(run)
