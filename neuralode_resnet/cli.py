@@ -62,7 +62,7 @@ def claim_folder(out: Path, # where to write
     "Make sure that writing to `out` overwrites nothing by accident. Raises `ValueError`."
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file: name a folder with --out")
     found = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    if found and not force and not (resume and "model.pt" not in found):
+    if found and not force and not (resume and "run.json" in found and "model.pt" not in found):
         raise ValueError(f"{out} holds {', '.join(found[:4])}{' …' if len(found) > 4 else ''}: name another folder with "
                          "--out, or --force to replace those files")
     out.mkdir(parents=True, exist_ok=True)
@@ -145,6 +145,12 @@ def rehearse(settings: dict, # as of `train_into`
     data, model, seeds = _made(settings, where)
     fit(model, data, 1, settings["batch_size"], settings["lr"], seed=seeds, progress=False)
 
+def _check_same(file, settings):
+    "Refuse to go on with a run under other settings than those in `file`, before `file` is touched."
+    before = json.loads(file.read_text()) if file.exists() else settings
+    if changed := [f"{k} = {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v]:
+        raise ValueError(f"{file} says {'; '.join(changed)}: resume with the same settings, or name another folder")
+
 # %% ../nbs/40_cli.ipynb #6ec76e94
 def train_into(out: Path,      # folder, claimed already
                settings: dict, # data, data_seed, solver, iterations, batch_size, lr, channels, gradient, seed, members
@@ -184,7 +190,8 @@ def train(dataset: Annotated[str, typer.Argument(metavar="DATA", help="sphere2, 
     where = pick_device(device)
     rehearse(settings, where)
     claim_folder(out, force, resume)
-    if not resume: (out / "checkpoint.pt").unlink(missing_ok=True)
+    if resume: _check_same(out / "run.json", settings)
+    else: (out / "checkpoint.pt").unlink(missing_ok=True)
     model, data = train_into(out, settings, where)
     table = verdict_table(model, data, better_solvers(model.block.solver))
     table.to_csv(out / "swap.csv", index=False)
