@@ -18,21 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from .fields import Conv1dField, Conv2dField, LinearField, Stacked, init_kaiming
-from .solvers import GRADIENTS, SolveError, Solver, integrate
+from .own_steps import integrate_members
+from .solvers import GRADIENTS, Solver, integrate
 
 # %% ../nbs/12_models.ipynb #d336afeb
-def _one_by_one(block, z):
-    "End states (member, batch, *state), evaluations and steps of members that are solved alone; NaN where one fails."
-    ends, nfe, n_steps = [], [], []
-    for i, zi in enumerate(z):
-        try:
-            solution = integrate(block.field.view(i), zi, block.solver, block.t_span, gradient=block.gradient)
-            done = solution.z, solution.nfe, solution.n_steps
-        except SolveError: done = torch.full_like(zi, torch.nan), float("nan"), float("nan")
-        for record, value in zip((ends, nfe, n_steps), done): record.append(value)
-    return torch.stack(ends), nfe, n_steps
-
-# %% ../nbs/12_models.ipynb #3b0b1460
 class ODEBlock(nn.Module):
     "z(T) of z' = f(t, z), z(0) = x, by a known solver (paper, §1). Raises `ValueError` for a wrong solver or gradient."
     def __init__(self, field,        # f(t, z), a module; `Stacked` in an ensemble
@@ -46,32 +35,41 @@ class ODEBlock(nn.Module):
 
     @property
     def solver(self):
-        "The `Solver` of every solve; set it with a `Solver` or its name."
-        return self._solver
+        "The `Solver` of every solve, or a list of them, one a member; set it with solvers or their names."
+        return self.solvers[0] if len(set(self.solvers)) == 1 else [*self.solvers]
     @solver.setter
-    def solver(self, solver): self._solver = Solver.parse(solver)
+    def solver(self, solver):
+        count, given = self.members or 1, solver if isinstance(solver, (list, tuple)) else None
+        if given and len(given) != count: raise ValueError(f"{len(given)} solvers for {count} members: give one, or one each")
+        self.solvers = [Solver.parse(s) for s in given] if given else [Solver.parse(solver)] * count
+
+    @property
+    def solver_name(self):
+        "`solver` as text, which can be set again; a list of texts where members differ."
+        names = [str(solver) for solver in self.solvers]
+        return names[0] if len(set(names)) == 1 else names
     @property
     def members(self):
         "Number of members of an ensemble, `None` of a single model."
         return getattr(self.field, "members", None)
 
     def solve(self, z: Tensor, path: bool = False): # state (batch, *state), members first; the state at every node, too?
-        "The `Solution` from `z`. Raises `ValueError` for an ensemble under a tolerance, whose members need own steps."
-        if self.members is not None and not self.solver.fixed:
+        "The `Solution` from `z`. Raises `ValueError` for an ensemble whose members have steps of their own."
+        if self.members is not None and (len(set(self.solvers)) > 1 or not self.solver.fixed):
             raise ValueError(f"under {self.solver} every member has steps of its own: solve member(model, i).block instead")
         return integrate(self.field, z, self.solver, self.t_span, path=path, gradient=self.gradient,
                          allow_nonfinite=self.members is not None)
 
     def forward(self, z): # state (batch, *state), members first
         "The end state, like `z`. Raises `SolveError` when the solve of a single model fails."
-        if self.members is not None and not self.solver.fixed:
-            end, self.nfe, self.n_steps = _one_by_one(self, z)
+        if self.members is not None:
+            end, self.nfe, self.n_steps = integrate_members(self.field, z, self.solvers, self.t_span, self.gradient)
             return end
-        solution, repeat = self.solve(z), (lambda n: n) if self.members is None else (lambda n: [n] * self.members)
-        self.nfe, self.n_steps = repeat(solution.nfe), repeat(solution.n_steps)
+        solution = self.solve(z)
+        self.nfe, self.n_steps = solution.nfe, solution.n_steps
         return solution.z
 
-# %% ../nbs/12_models.ipynb #58f8badb
+# %% ../nbs/12_models.ipynb #511af921
 FIELDS = {1: "linear", 2: "conv1d", 3: "conv2d"} # by the number of axes of a state
 
 def make_field(name: str, state, channels: int): # a value of `FIELDS`; shape of a state; width of the layers
@@ -88,7 +86,7 @@ def make_head(state, n_classes: int): # shape of a state; number of classes
     "One linear layer on the flattened end state (paper, §4): (batch, *state) to (batch, n_classes)."
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(state).numel(), n_classes))
 
-# %% ../nbs/12_models.ipynb #fa120455
+# %% ../nbs/12_models.ipynb #f7d4567d
 class _Classifier(nn.Module):
     "Upstream layer, block and head, one after the other."
     def __init__(self, block: ODEBlock, head: nn.Module, upstream=None): # the layer before the block, the identity if None
@@ -112,7 +110,7 @@ class _Classifier(nn.Module):
         "The same batch for every member of an ensemble, without a copy; of a single model just `x`."
         return x if self.members is None else x.expand(self.members, *x.shape)
 
-# %% ../nbs/12_models.ipynb #0029bd30
+# %% ../nbs/12_models.ipynb #fa120455
 def _single(cls, config):
     "A fresh model with weights as drawn from its seed."
     generator = torch.Generator().manual_seed(config["seed"])
@@ -124,11 +122,12 @@ def _single(cls, config):
 def _ensemble(cls, config):
     "The members as they would be alone, stacked: the same initial weights, bit for bit."
     if not config["seed"]: raise ValueError("an ensemble needs at least one seed, got none")
-    alone = [_single(cls, dict(config, seed=seed)) for seed in config["seed"]]
+    first = config["solver"] if isinstance(config["solver"], str) else config["solver"][0]
+    alone = [_single(cls, dict(config, seed=seed, solver=first)) for seed in config["seed"]]
     block = ODEBlock(Stacked([m.block.field for m in alone]), config["solver"], gradient=config["gradient"])
     return cls(block, Stacked([m.head for m in alone]))
 
-# %% ../nbs/12_models.ipynb #58e4e949
+# %% ../nbs/12_models.ipynb #54d86c1d
 class NeuralODE(_Classifier):
     "f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and a head. Ensembles, too."
     @classmethod
@@ -151,19 +150,19 @@ class NeuralODE(_Classifier):
                                     solver=str(Solver.parse(solver)), gradient=gradient,
                                     seed=seed if isinstance(seed, int) else [int(s) for s in seed]))
 
-# %% ../nbs/12_models.ipynb #1b801f56
+# %% ../nbs/12_models.ipynb #58e4e949
 def member(model: NeuralODE, i: int): # an ensemble; 0 ≤ i < members
     "Member `i` of an ensemble as a single model that shares nothing with it. Raises `ValueError` if there is none."
     if model.members is None or not 0 <= i < model.members:
         raise ValueError(f"member {i} of a model with {model.members or 'no'} members")
     field, head, upstream = (part.member(i) if isinstance(part, Stacked) else copy.deepcopy(part)
                              for part in (model.block.field, model.head, model.upstream))
-    block = ODEBlock(field, model.block.solver, model.block.t_span, model.block.gradient)
+    block = ODEBlock(field, model.block.solvers[i], model.block.t_span, model.block.gradient)
     alone = NeuralODE(block, head, upstream)
-    alone.config = model.config and dict(model.config, seed=model.config["seed"][i])
+    alone.config = model.config and dict(model.config, seed=model.config["seed"][i], solver=str(block.solver))
     return alone
 
-# %% ../nbs/12_models.ipynb #092691a5
+# %% ../nbs/12_models.ipynb #0ea57632
 def compile_field(model: nn.Module, # a `NeuralODE` or an `ODEBlock`
                   z: Tensor,        # a state of the block (batch, *state), members first
                   **options):       # of `torch.compile`
@@ -179,7 +178,7 @@ def compile_field(model: nn.Module, # a `NeuralODE` or an `ODEBlock`
     warnings.warn(f"the field is not compiled: {reason}", stacklevel=2)
     return False
 
-# %% ../nbs/12_models.ipynb #6b0310d7
+# %% ../nbs/12_models.ipynb #0543dded
 class CheckpointError(ValueError):
     "A file that cannot be used: truncated, not a checkpoint, carrying code, or of another architecture."
 
@@ -191,7 +190,7 @@ def write_whole(payload: dict, path): # plain values and tensors; a file name
     try: torch.save(payload, temporary); temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../nbs/12_models.ipynb #55b1f24b
+# %% ../nbs/12_models.ipynb #57f77da5
 def _unreadable(path, error):
     "Why `path` was not loaded, without the advice of torch to load it all the same."
     found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
@@ -208,7 +207,7 @@ def read_safely(path, device="cpu"): # a file name; where the tensors go
     if not isinstance(payload, dict): raise CheckpointError(f"{path} is not a checkpoint of this package")
     return payload
 
-# %% ../nbs/12_models.ipynb #4ec00e25
+# %% ../nbs/12_models.ipynb #55b1f24b
 def load_weights(model: nn.Module, state: dict, source): # a model; a state_dict; where it came from, for the message
     "Load `state` into `model`. Raises `CheckpointError`, naming the first difference, if it is of another architecture."
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -219,12 +218,12 @@ def load_weights(model: nn.Module, state: dict, source): # a model; a state_dict
                               f"{own.get(name, 'missing')} in this model")
     model.load_state_dict(state)
 
-# %% ../nbs/12_models.ipynb #fa16e63e
+# %% ../nbs/12_models.ipynb #4ec00e25
 def save_model(model: NeuralODE, path): # made by `for_data`; a file name
     "Write config, current solver and weights to `path`. Raises `ValueError` for a model without a config."
     if model.config is None: raise ValueError("only models made by NeuralODE.for_data or from_config know their config; "
                                               "save model.state_dict() yourself")
-    write_whole(dict(config=dict(model.config, solver=str(model.block.solver)), weights=model.state_dict()), path)
+    write_whole(dict(config=dict(model.config, solver=model.block.solver_name), weights=model.state_dict()), path)
 
 def load_model(path, device="cpu"): # a file name; where the model goes
     "The model that `save_model` wrote, in its dtype. Raises `CheckpointError` for any other file."

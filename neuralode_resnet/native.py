@@ -74,7 +74,7 @@ def _tables(tableau, grid):
 # %% ../nbs/06_native.ipynb #7330bb98
 class _Walk:
     "A solve as the kernel sees it: (member, batch, number) states, (member, number) parameters, step tables, a tape."
-    def __init__(self, field, tableau, grid, z):
+    def __init__(self, field, tableau, grids, z):
         flat = z.detach().flatten(field.lead)
         self.shape, self.flat = z.shape, (-1, *flat.shape[-2:])
         self.start = flat.reshape(self.flat).contiguous()
@@ -82,21 +82,22 @@ class _Walk:
         self.shapes = [p.shape for p in parameters]
         self.params = torch.from_numpy(np.concatenate([p.detach().reshape(members, -1).numpy() for p in parameters], 1))
         self.width = np.array([d] + [w.shape[-2] for w in field.weights], dtype=np.int64)
-        self.tables, self.reuse = _tables(tableau, grid)
-        self.chunks = [(member, first) for member in range(members) for first in range(0, batch, _ROWS)]
-        self.nfe, self.tape = len(grid) * tableau.stages - int(self.reuse.sum()), None
+        tables = [_tables(tableau, grid) for grid in grids]
+        self.tables = tables if len(tables) > 1 else tables * members
+        self.nfe = [len(table) * tableau.stages - int(reuse.sum()) for table, reuse in self.tables]
+        self.chunks, self.tape = [(m, first) for m in range(members) for first in range(0, batch, _ROWS)], None
 
 # %% ../nbs/06_native.ipynb #eeb7bb8d
 def _run(walk, function, source, target, sums=None):
     "Call the kernel's `function` for all chunks: from `source` to `target`, both like `walk.start`. Returns a state."
-    (steps, _, stages), width, tables, reuse = walk.tables.shape, walk.width, walk.tables, walk.reuse
-    address = lambda tensor, *index: None if tensor is None else tensor[index].data_ptr()
+    width, address = walk.width, lambda tensor, *index: None if tensor is None else tensor[index].data_ptr()
     def call(i, member, first):
-        return function(len(width) - 1, width.ctypes.data, address(walk.params, member), steps, stages,
+        tables, reuse = walk.tables[member]
+        return function(len(width) - 1, width.ctypes.data, address(walk.params, member), len(tables), tables.shape[2],
                         tables.ctypes.data, reuse.ctypes.data, min(_ROWS, walk.start.shape[1] - first),
                         address(source, member, first), address(target, member, first),
                         address(walk.tape, i), address(sums, i))
-    work = walk.nfe * walk.params.shape[1] * _ROWS * len(walk.chunks)
+    work = sum(walk.nfe[member] for member, _ in walk.chunks) * walk.params.shape[1] * _ROWS
     threads = (_threads or [torch.get_num_threads()])[0] if work > _ALONE else 1
     _spread(call, [(i, *chunk) for i, chunk in enumerate(walk.chunks)], threads)
     return target.reshape(walk.shape)
@@ -105,7 +106,7 @@ def _run(walk, function, source, target, sums=None):
 class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, walk, *parameters):
-        walk.tape = walk.start.new_empty(len(walk.chunks), walk.nfe, _ROWS * walk.start.shape[2])
+        walk.tape = walk.start.new_empty(len(walk.chunks), max(walk.nfe), _ROWS * walk.start.shape[2])
         ctx.walk = walk
         return _run(walk, library().forward, walk.start, torch.empty_like(walk.start))
 
@@ -126,9 +127,9 @@ class _Native(torch.autograd.Function):
 # %% ../nbs/06_native.ipynb #ff0cb1d7
 def solve(field,            # a dense stack for which `usable` holds
           tableau: Tableau, # any explicit method
-          grid: list,       # `Step`s, from `fixed_grid`
+          grids: list,      # one list of `Step`s, as `fixed_grid` makes it, for all members, or one for each
           z: Tensor):       # initial state (batch, *state), or (member, batch, *state) of an ensemble
-    "The end state of a walk over `grid`, like z, as by `march`; differentiable once. Raises `MemoryError`."
-    walk, tensors = _Walk(field, tableau, grid, z), [z, *field.parameters()]
+    "The end state of a walk over `grids`, like z, as by `march`; differentiable once. Raises `MemoryError`."
+    walk, tensors = _Walk(field, tableau, grids, z), [z, *field.parameters()]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors): return _Native.apply(z, walk, *tensors[1:])
     return _run(walk, library().forward, walk.start, torch.empty_like(walk.start))

@@ -21,9 +21,8 @@ from .solvers import SolveError, Solver
 
 # %% ../nbs/20_solver_swap.ipynb #33c5145a
 @contextmanager
-def swapped(model: nn.Module, solver): # anything that contains an `ODEBlock`; a `Solver` or its name
+def swapped(model: nn.Module, solver): # anything that contains an `ODEBlock`; a `Solver` or its name, or one a member
     "Within the block every `ODEBlock` of `model` uses `solver`. Raises `ValueError` for a model without one."
-    solver = Solver.parse(solver)
     blocks = [module for module in model.modules() if isinstance(module, ODEBlock)]
     if not blocks: raise ValueError(f"{type(model).__name__} contains no ODEBlock, so it has no solver to exchange")
     own = [block.solver for block in blocks]
@@ -129,5 +128,5 @@ def validity(model: NeuralODE, # a model, or an ensemble
     test_solver = Solver.parse(test_solver)
     own = predict(model, x, batch_size)[0]
     with swapped(model, test_solver): other = predict(model, x, batch_size)[0]
-    found = [_counted(model.block.solver, test_solver, a, b, y, threshold) for a, b in zip(own, other)]
+    found = [_counted(solver, test_solver, a, b, y, threshold) for solver, a, b in zip(model.block.solvers, own, other)]
     return found if model.members else found[0]

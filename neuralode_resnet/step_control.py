@@ -29,11 +29,12 @@ def initial_step_size(field,              # f(t, z)
                       norm=sample_norm,   # from a tensor like z to a number
                       k=None,             # f(t, z), when it is known already
                       direction: int = 1):# -1 when time runs backward
-    "Hairer's starting step, positive (Hairer, Nørsett, Wanner I, p. 169; paper, §6). Costs two evaluations, or one."
+    "Hairer's starting step, positive (Hairer, Nørsett, Wanner I, p. 169; paper, §6); NaN where f overflows. Two evaluations."
     time = torch.tensor(t, dtype=torch.float64).to(z)
     k = field(time, z) if k is None else k
     d0, d1 = norm(z), norm(k)
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    if h0 == 0: return math.nan # the field is too large for its norm
     d2 = norm(field(time + direction * h0, torch.add(z, k, alpha=direction * h0)) - k) / h0
     steepest = max(d1, d2)
     h1 = max(1e-6, 1e-3 * h0) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / (order + 1))

@@ -100,7 +100,8 @@ class SolveError(ArithmeticError):
 
 # %% ../nbs/03_steps.ipynb #d7252e62
 def stage_times(tableau: Tableau, grid: list, like: Tensor):
-    "For each step of `grid` the times of its stages, as scalar tensors with the dtype and device of `like`."
+    "For each step of `grid` the times of its stages, as tensors with the dtype and device of `like`."
+    if isinstance(grid[0].h, Tensor): return [[(s.t + c * s.h).flatten().to(like) for c in tableau.c] for s in grid]
     times = torch.tensor([[s.t + c * s.h for c in tableau.c] for s in grid], dtype=torch.float64)
     return [row.unbind() for row in times.to(like).unbind()]
 
@@ -118,7 +119,7 @@ def march(field,            # f(t, z)
         if nodes is not None: nodes.append(z)
     return z, k
 
-# %% ../nbs/03_steps.ipynb #961d4d7e
+# %% ../nbs/03_steps.ipynb #615911a4
 def nonfinite_step(field, tableau, grid, z0):
     "The first step of `grid` whose result is not finite: its index, or `None`."
     nodes = []

@@ -129,7 +129,7 @@ def save_run(run: Run, path): # a file name
     "Write everything that the rest of the run depends on, whole or not at all."
     write_whole(dict(settings=run.settings, iteration=run.iteration, weights=run.model.state_dict(),
                      optimizer=run.optimizer.state_dict(), batches=run.batches.state_dict(), failed=run.failed,
-                     metrics=torch.stack(run.metrics), solver=str(run.model.block.solver),
+                     metrics=torch.stack(run.metrics), solver=run.model.block.solver_name,
                      callbacks=[getattr(c, "state_dict", dict)() for c in run.callbacks]), path)
 
 # %% ../nbs/13_training.ipynb #7f179a5e
@@ -167,7 +167,7 @@ def _threads_for(run):
     "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
     folded = getattr(run.model.block.field, "folded", lambda z: None)
     with torch.no_grad(): z = run.model.upstream(run.model.for_members(as_states(run.data.x_train[:1], run.dtype)))
-    return native.undisturbed() if run.model.block.solver.fixed and native.usable(folded(z), z) else nullcontext()
+    return native.undisturbed() if run.model.block.solvers[0].fixed and native.usable(folded(z), z) else nullcontext()
 
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
@@ -195,7 +195,7 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
     run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     model.train()
     with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
-                                 desc=str(model.block.solver), mininterval=0.5) as bar:
+                                 desc=model.block.solvers[0].method, mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
             _iterate(run, bar)
             due = run.stop or run.iteration == iterations or run.iteration % checkpoint_every == 0
