@@ -16,7 +16,10 @@ from torch import Tensor, nn
 class _DenseLayers:
     "The values: layouts, and f(z) with the inputs of its layers."
     def __init__(self, weights, # one (out, in) a layer; in an ensemble (member, out, in)
-                 biases):       # one (out,) a layer; in an ensemble (member, out)
+                 biases,        # one (out,) a layer; in an ensemble (member, out)
+                 positions=1,   # of a sequence in which only neighbours act on each other: other weights are zero
+                 only_natively=False): # is it worth while in native code only?
+        self.positions, self.only_natively = positions, only_natively
         self.lead = weights[0].dim() - 1 # axes of a state before its numbers: batch, or member and batch
         self.tensors, self.weights, self.biases = [*weights, *biases], [*weights], [b[..., None] for b in biases]
         self.affine, self.product = (torch.addmm, torch.mm) if self.lead == 1 else (torch.baddbmm, torch.bmm)
@@ -114,7 +117,7 @@ def _shifts(dim, dtype, device):
 # %% ../nbs/11_fields.ipynb #7fa1bbff
 class Conv1dField(_Network):
     "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
-    FOLD_UP_TO = 8 # length of the state up to which dense layers are as fast, or faster
+    FOLD_UP_TO, BAND_UP_TO = 8, 16 # length of the state up to which dense layers are as fast, or faster; in native code
 
     def __init__(self, channels: int = 32): # width of the hidden layers; states are (batch, 1, dim)
         super().__init__(nn.Conv1d(1, channels, 1), nn.Conv1d(channels, channels, 3, padding=1), nn.Conv1d(channels, 1, 1))
@@ -123,15 +126,16 @@ class Conv1dField(_Network):
         "Weights (…, out, in) and biases (…, out) of the same function on flat states; … is an ensemble's member axis."
         dim, (w1, b1, w2, b2, w3, b3) = z.shape[-1], parameters
         here = torch.eye(dim, dtype=z.dtype, device=z.device)[None]
-        weights = [torch.einsum("...oik,kpq->...oqip", w, taps).flatten(-4, -3).flatten(-2)
+        weights = [torch.einsum("...oik,kpq->...qopi", w, taps).flatten(-4, -3).flatten(-2)
                    for w, taps in ((w1, here), (w2, _shifts(dim, z.dtype, z.device)), (w3, here))]
-        return weights, [b[..., None].expand(*b.shape, dim).flatten(-2) for b in (b1, b2, b3)]
+        return weights, [b[..., None, :].expand(*b.shape[:-1], dim, -1).flatten(-2) for b in (b1, b2, b3)]
 
     def folded(self, z: Tensor, # state (batch, 1, dim), for its shape and dtype
                parameters=None): # an ensemble's, its own by default
         "The same function as a `DenseStack`, or `None` where the convolution is faster."
-        if z.shape[-1] > self.FOLD_UP_TO: return None
-        return DenseStack(*self.dense_layers(parameters or [*self.parameters()], z))
+        dim = z.shape[-1]
+        if dim > max(self.FOLD_UP_TO, self.BAND_UP_TO): return None
+        return DenseStack(*self.dense_layers(parameters or [*self.parameters()], z), dim, dim > self.FOLD_UP_TO)
 
 # %% ../nbs/11_fields.ipynb #ef53bf7b
 class LinearField(_Network):

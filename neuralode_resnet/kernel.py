@@ -32,6 +32,7 @@ enum { PAD = 16 };
 typedef float V __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 typedef struct { const float *at; long row, step; } View;
+typedef struct { long positions, columns, depth, sums; } Band;
 static long pad(long n) { return (n + PAD - 1) / PAD * PAD; }
 """
 
@@ -56,28 +57,33 @@ static inline __attribute__((always_inline)) void tile(int wide, long depth, Vie
 
 # %% ../nbs/06_kernel.ipynb #3b68609b
 _PRODUCT = r"""
-static void product(long m, long n, long depth, View a, const float *b, long b_row,
+static void product(Band s, long m, long n, long depth, View a, const float *b, long b_row,
         const float *from, long from_row, float *c, const float *gate, long c_row) {
-    for (long j = 0; j < n; j += 2 * LANES)
-        for (long i = 0; i < m; i += TALL) {
-            View rows = {a.at + i * a.row, a.row, a.step};
+    for (long j = 0; j < n; j += 2 * LANES) {
+        long first = j / s.columns - 1, last = (j + 2 * LANES - 1) / s.columns + 2; // positions within reach
+        long low = s.positions > 1 && first > 0 ? first * s.depth : 0, top = 0, bottom = m;
+        long high = s.positions > 1 && last < s.positions ? last * s.depth : s.sums ? m : depth;
+        if (s.sums) top = low / TALL * TALL, bottom = high, low = 0, high = depth;
+        for (long i = top; i < bottom; i += TALL) {
+            View rows = {a.at + i * a.row + low * a.step, a.row, a.step};
             const float *f = from ? from + i * from_row + j : 0, *q = gate ? gate + i * c_row + j : 0;
             float *to = c + i * c_row + j;
-            if (n - j > LANES) tile(2, depth, rows, b + j, b_row, f, from_row, to, q, c_row);
-            else tile(1, depth, rows, b + j, b_row, f, from_row, to, q, c_row);
+            if (n - j > LANES) tile(2, high - low, rows, b + low * b_row + j, b_row, f, from_row, to, q, c_row);
+            else tile(1, high - low, rows, b + low * b_row + j, b_row, f, from_row, to, q, c_row);
         }
+    }
 }
 """
 
 # %% ../nbs/06_kernel.ipynb #e7121d51
 _LAYERS = r"""
-typedef struct { long in, out, in_row, out_row; float *w, *wt, *bias, *dw, *dbias, *x, *g; } Layer;
+typedef struct { long in, out, in_row, out_row, positions; float *w, *wt, *bias, *dw, *dbias, *x, *g; } Layer;
 
 static float *take(uintptr_t *at, long n) { float *here = (float *)*at; *at += 4 * pad(n); return here; }
 
 static void lay_out(Layer *net, long layers, const int64_t *width, long rows, uintptr_t *at) {
     for (Layer *l = net; l < net + layers; l++, width++) {
-        *l = (Layer){width[0], width[1], pad(width[0]), pad(width[1])};
+        *l = (Layer){width[0], width[1], pad(width[0]), pad(width[1]), width[layers + 1]};
         l->w = take(at, l->out * l->in_row), l->wt = take(at, l->in * l->out_row), l->bias = take(at, l->out_row);
         l->dw = take(at, l->in_row * l->out_row), l->dbias = take(at, l->out_row);
         l->x = take(at, pad(rows) * l->in_row), l->g = take(at, pad(rows) * l->in_row);
@@ -126,17 +132,20 @@ static void evaluate(const Layer *net, long layers, long count, long rows, float
     for (const Layer *l = net; l < net + count; l++) {
         int last = l == net + layers - 1;
         float *y = last ? k : l[1].x;
-        product(rows, l->out_row, l->in, (View){l->x, l->in_row, 1}, l->wt, l->out_row, l->bias, 0, y, last ? 0 : y, l->out_row);
+        Band band = {l->positions, l->out / l->positions, l->in / l->positions};
+        product(band, rows, l->out_row, l->in, (View){l->x, l->in_row, 1}, l->wt, l->out_row, l->bias, 0, y, last ? 0 : y, l->out_row);
     }
 }
 // From g, the gradient of f(z), to that of z, which is left in net->g.
 static void pull_back(const Layer *net, long layers, long rows, const float *g) {
     for (const Layer *l = net + layers - 1; l >= net; g = l->g, l--) {
         View gt = {g, 1, l->out_row}, xt = {l->x, 1, l->in_row}, gs = {g, l->out_row, 1};
-        if (l->in < l->out) product(l->in, l->out_row, rows, xt, g, l->out_row, l->dw, l->out_row, l->dw, 0, l->out_row);
-        else product(l->out, l->in_row, rows, gt, l->x, l->in_row, l->dw, l->in_row, l->dw, 0, l->in_row);
+        long n = l->positions, in = l->in / n, out = l->out / n;
+        Band w = {n, in, out}, dw = {n, in, out, 1}, dwt = {n, out, in, 1};
+        if (l->in < l->out) product(dwt, l->in, l->out_row, rows, xt, g, l->out_row, l->dw, l->out_row, l->dw, 0, l->out_row);
+        else product(dw, l->out, l->in_row, rows, gt, l->x, l->in_row, l->dw, l->in_row, l->dw, 0, l->in_row);
         for (long r = 0; r < rows; r++) add(l->dbias, 1, g + r * l->out_row, l->out_row);
-        product(rows, l->in_row, l->out, gs, l->w, l->in_row, 0, 0, l->g, l == net ? 0 : l->x, l->in_row);
+        product(w, rows, l->in_row, l->out, gs, l->w, l->in_row, 0, 0, l->g, l == net ? 0 : l->x, l->in_row);
     }
 }
 """
@@ -173,6 +182,21 @@ int forward(int64_t layers, const int64_t *width, const float *params, int64_t s
     for (long s = 0; s < steps; s++)
         tape = step(net, layers, rows, stages, c + s * table, reuse[s], tape, z, z + size, size);
     copy(end, d, z, row, rows, d);
+    free(z);
+    return 0;
+}
+// One step, whose first stage is known: the result and all stages.
+int attempt(int64_t layers, const int64_t *width, const float *params, int64_t stages, const float *c, int64_t rows,
+        const float *start, const float *first, float *end, float *ks) {
+    Layer net[layers];
+    long d = *width, row = pad(d), size = pad(rows) * row;
+    float *z = set_up(net, layers, width, params, rows, size * (1 + stages)), *k = z + size;
+    if (!z) return 1;
+    copy(z, row, start, d, rows, d);
+    copy(k + (stages - 1) * size, row, first, d, rows, d);
+    step(net, layers, rows, stages, c, 1, 0, z, k, size);
+    copy(end, d, z, row, rows, d);
+    for (long i = 0; i < stages; i++) copy(ks + i * rows * d, d, k + i * size, row, rows, d);
     free(z);
     return 0;
 }
@@ -259,9 +283,10 @@ def _load(cc, path, cache_home):
             number, pointer = ctypes.c_int64, ctypes.c_void_p
             for function in (kernel.forward, kernel.backward):
                 function.argtypes = [number, pointer, pointer, number, number, pointer, pointer, number, *[pointer] * 4]
+            kernel.attempt.argtypes = [number, pointer, pointer, number, pointer, number, *[pointer] * 4]
             return kernel
     warnings.warn(f"no native code, solving through PyTorch, which is slower: {'; '.join(tried) or 'no C compiler found'}")
 
 def library():
-    "The compiled functions, `.forward` and `.backward`, or `None` after one warning. Looks at CC, PATH, XDG_CACHE_HOME."
+    "The compiled functions `.forward`, `.backward`, `.attempt`, or `None` after one warning. Looks at CC, PATH, XDG_CACHE_HOME."
     return _load(*map(os.environ.get, ("CC", "PATH", "XDG_CACHE_HOME")))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import native
 from .gradients import checkpointed
-from .solvers import SolveError, Solver, check_problem, integrate
+from .solvers import SolveError, Solver, check_problem, folded, integrate
 from .steps import Step, fixed_grid, grid_nfe, march
 
 # %% ../nbs/07b_own_steps.ipynb #587251d4
@@ -37,7 +37,7 @@ def _one_by_one(field, z, solvers, t_span, gradient):
 
 def _together(field, z, solvers, t_span, gradient):
     "Fixed steps of one method, every member its own: natively, or over the joint grid."
-    tableau, field = solvers[0].tableau, getattr(field, "folded", lambda z: None)(z) or field
+    tableau, field = solvers[0].tableau, folded(field, z, gradient == "backprop")
     grids = [fixed_grid(tableau, t_span, solver.step_size) for solver in solvers]
     if gradient == "backprop" and native.usable(field, z): end = native.solve(field, tableau, grids, z)
     elif gradient == "checkpoint": end = checkpointed(field, tableau, joint_grid(grids, z), z)

@@ -81,22 +81,30 @@ def _check_progress(nfe, max_nfe, n_steps, t, h, finite):
                          f"(h = {h:.3g}). Raise max_nfe, or loosen the tolerance")
 
 # %% ../nbs/04_step_control.ipynb #74f43bce
+def _attempts(field, tableau):
+    "A function that tries a step of size h from z at t, of which k is the first stage."
+    def attempt(t, z, h, k):
+        times = torch.tensor([t + c * h for c in tableau.c], dtype=torch.float64).to(z).unbind()
+        return rk_step(field, tableau, times, z, h, k)
+    return attempt
+
 def adaptive_march(field,            # f(t, z)
                    tableau: Tableau, # a method with an error estimate
                    z: Tensor,        # initial state (batch, *state)
                    t_span: tuple,    # start and end time
                    rtol: float, atol: float, # relative and absolute tolerance
                    max_nfe: int,     # evaluations after which to give up
-                   nodes=None):      # a list that collects the state at every node
+                   nodes=None,       # a list that collects the state at every node
+                   attempt=None):    # (t, z, h, k) to z_{n+1} and the stages, by default an `rk_step`
     "Solve under step control. Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`."
-    (t, end), c, order = t_span, tableau.c, tableau.order
+    attempt = attempt or _attempts(field, tableau)
+    (t, end), order = t_span, tableau.order
     sign, grid, n_rejected, nfe, ratio = math.copysign(1., end - t), [], 0, 2, 0.
     if nodes is not None: nodes.append(z)
     k, h = _start(field, tableau, z, t, sign, rtol, atol)
     while sign * (end - t) > 0:
         _check_progress(nfe, max_nfe, len(grid), t, h, math.isfinite(ratio))
-        times = torch.tensor([t + c_i * h for c_i in c], dtype=torch.float64).to(z).unbind()
-        z1, ks = rk_step(field, tableau, times, z, h, k)
+        z1, ks = attempt(t, z, h, k)
         first, nfe = nfe, nfe + tableau.stages - 1
         with torch.no_grad(): ratio = error_ratio(combine(torch.zeros_like(z), ks, tableau.error, h), z, z1, rtol, atol)
         if ratio <= 1:

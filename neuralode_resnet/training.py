@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from . import native
 from .datasets import Data, as_states
 from .models import CheckpointError, NeuralODE, load_weights, read_safely, write_whole
-from .solvers import SolveError
+from .solvers import SolveError, folded
 
 # %% ../nbs/13_training.ipynb #41f3d4c4
 class Batches:
@@ -165,9 +165,9 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
 # %% ../nbs/13_training.ipynb #e263acf7
 def _threads_for(run):
     "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
-    folded = getattr(run.model.block.field, "folded", lambda z: None)
+    fixed = run.model.block.solvers[0].fixed
     with torch.no_grad(): z = run.model.upstream(run.model.for_members(as_states(run.data.x_train[:1], run.dtype)))
-    return native.undisturbed() if run.model.block.solvers[0].fixed and native.usable(folded(z), z) else nullcontext()
+    return native.undisturbed() if fixed and native.usable(folded(run.model.block.field, z, True), z) else nullcontext()
 
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
