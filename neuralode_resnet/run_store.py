@@ -128,10 +128,14 @@ def _check_versions(file, now):
 # %% ../nbs/30b_run_store.ipynb #73f2d8e4
 BLOCK = 1000 # iterations in a file of metrics, and between two checkpoints
 
-def _block(history, last):
-    "Rows of the BLOCK iterations up to `last` as CSV text."
+def _keep_block(folder, history, last):
+    "Write the rows of the BLOCK iterations up to `last`; refuse a file that says something else."
     rows = history[(history.iteration > (last - 1) // BLOCK * BLOCK) & (history.iteration <= last)]
-    return rows.drop(columns="member").to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    text = rows.drop(columns="member").to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    file = folder / f"metrics-{last:05d}.csv"
+    if not file.exists(): write_text(text, file)
+    elif file.read_bytes() != text.encode():
+        raise StoreError(f"{file} is not what the run recorded: move it away, and the same call writes it again")
 
 class _Keeper:
     "Callback: metrics in blocks, a checkpoint a minute, progress, and the time that all sessions took."
@@ -143,7 +147,7 @@ class _Keeper:
     def __call__(self, run):
         now = time.monotonic()
         self.wall_s, self.clock, last = self.wall_s + now - self.clock, now, run.iteration - 1
-        if last and last % BLOCK == 0: write_text(_block(history_of(run), last), self.folder / f"metrics-{last:05d}.csv")
+        if last and last % BLOCK == 0: _keep_block(self.folder, history_of(run), last)
         if now - self.saved > self.every: save_run(run, self.folder / "checkpoint.pt"); self.saved = now
         if now - self.told > 2: write_text(json.dumps(dict(iteration=run.iteration)), self.folder / "progress.json"); self.told = now
 
@@ -151,15 +155,6 @@ class _Keeper:
     def load_state_dict(self, state): self.wall_s = state["wall_s"]
 
 # %% ../nbs/30b_run_store.ipynb #fa2987d1
-def _finish_metrics(folder, history):
-    "Write the blocks that are not there; refuse those that are not what was recorded."
-    n = int(history.iteration.max())
-    for last in [*range(BLOCK, n, BLOCK), n]:
-        file, text = folder / f"metrics-{last:05d}.csv", _block(history, last)
-        if not file.exists(): write_text(text, file)
-        elif file.read_text(encoding="utf-8") != text:
-            raise StoreError(f"{file} is not what the run recorded: move it away, and the same call writes it again")
-
 def _train(experiment, folder, device, callbacks):
     "Model, data, history and keeper of the finished training, resumed where there is a checkpoint."
     blocks, checkpoint = sorted(folder.glob("metrics-*.csv")), folder / "checkpoint.pt"
@@ -186,7 +181,8 @@ def _test(experiment, data, model, history):
 def _finish(folder, experiment, data, model, history, keeper):
     "Metrics, model, tests, and the done-marker last."
     start = time.monotonic()
-    _finish_metrics(folder, history)
+    n = int(history.iteration.max())
+    for last in [*range(BLOCK, n, BLOCK), n]: _keep_block(folder, history, last)
     save_model(model, folder / "model.pt")
     write_text(_test(experiment, data, model, history), folder / "swap.csv")
     failed = {experiment.seeds[i]: reason for i, reason in history.attrs["failed"].items()}
