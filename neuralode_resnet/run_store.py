@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 import neuralode_resnet
 from .experiments import Experiment, experiment_from, prepare, read_toml, to_toml
 from .models import save_model
-from .solver_swap import swap_grid
+from .solver_swap import predict, swap_grid
 from .training import fit, history_of, save_run
 
 # %% ../nbs/30b_run_store.ipynb #103b1d2f
@@ -131,7 +131,7 @@ BLOCK = 1000 # iterations in a file of metrics, and between two checkpoints
 def _keep_block(folder, history, last):
     "Write the rows of the BLOCK iterations up to `last`; refuse a file that says something else."
     rows = history[(history.iteration > (last - 1) // BLOCK * BLOCK) & (history.iteration <= last)]
-    text = rows.drop(columns="member").to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    text = _csv(rows.drop(columns="member"))
     file = folder / f"metrics-{last:05d}.csv"
     if not file.exists(): write_text(text, file)
     elif file.read_bytes() != text.encode():
@@ -161,30 +161,43 @@ def _train(experiment, folder, device, callbacks):
     if blocks and not checkpoint.exists():
         raise StoreError(f"{checkpoint} is missing, although there is {blocks[-1].name}: move the folder away, and the run "
                          "begins anew")
-    (data, model), keeper = prepare(experiment, device), _Keeper(folder)
+    (data, model, adapters), keeper = prepare(experiment, device), _Keeper(folder)
     history = fit(model, data, experiment.iterations, experiment.batch_size, experiment.lr, seed=experiment.seeds,
-                  callbacks=[keeper, *callbacks], progress=False, checkpoint=checkpoint, checkpoint_every=BLOCK)
+                  callbacks=[*adapters, keeper, *callbacks], progress=False, checkpoint=checkpoint, checkpoint_every=BLOCK)
     if history.iteration.max() < experiment.iterations:
         raise RuntimeError(f"stopped at iteration {history.iteration.max()} of {experiment.iterations}; the same call resumes")
-    return data, model, history, keeper
+    return data, model, adapters, history, keeper
 
 # %% ../nbs/30b_run_store.ipynb #991bbb7b
-def _test(experiment, data, model, history):
-    "Accuracy and agreement of every seed under every test solver, as CSV text."
-    solvers = list(dict.fromkeys([str(model.block.solver), *experiment.test_solvers]))
-    last = history[history.iteration > history.iteration.max() - 100].groupby("member")
-    frame = swap_grid(model, data, solvers)
-    frame.insert(0, "seed", frame.member.map(dict(enumerate(experiment.seeds))))
-    frame["train_loss"], frame["train_nfe"] = frame.member.map(last.loss.mean()), frame.member.map(last.nfe.mean())
-    return frame.drop(columns="member").to_csv(index=False, float_format="%.7g", lineterminator="\n")
+def _own_rows(model, data):
+    "Every member under its own solver, as `swap_grid` would tell."
+    classes, steps, nfe = predict(model, data.x_test)
+    accuracy = (classes == data.y_test).double().mean(-1)
+    return pd.DataFrame([dict(member=i, solver=str(s), method=s.method, step_size=s.step_size, tol=s.tol,
+                              n_steps=steps[i].item(), nfe=nfe[i].item(), accuracy=accuracy[i].item(), agreement=1.)
+                         for i, s in enumerate(model.block.solvers)])
 
-def _finish(folder, experiment, data, model, history, keeper):
-    "Metrics, model, tests, and the done-marker last."
-    start = time.monotonic()
-    n = int(history.iteration.max())
+def _test(experiment, data, model, history):
+    "Accuracy and agreement of every seed under its own solver and every test solver."
+    others = [solver for solver in experiment.test_solvers if solver != model.block.solver_name]
+    frame = _own_rows(model, data)
+    if others: frame = pd.concat([frame, swap_grid(model, data, others)], ignore_index=True)
+    frame.insert(0, "seed", frame.member.map(dict(enumerate(experiment.seeds))))
+    last = history[history.iteration > history.iteration.max() - 100].groupby("member")
+    frame["train_loss"] = frame.member.map(last.loss.mean())
+    frame["train_nfe"] = frame.member.map(history.groupby("member").nfe.mean())
+    return frame.drop(columns="member")
+
+# %% ../nbs/30b_run_store.ipynb #49b54ced
+def _csv(frame): return frame.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+
+def _finish(folder, experiment, data, model, adapters, history, keeper):
+    "Metrics, adaptation, model, tests, and the done-marker last."
+    start, n = time.monotonic(), int(history.iteration.max())
     for last in [*range(BLOCK, n, BLOCK), n]: _keep_block(folder, history, last)
+    for adapter in adapters: write_text(_csv(adapter.history), folder / "adaptation.csv")
     save_model(model, folder / "model.pt")
-    write_text(_test(experiment, data, model, history), folder / "swap.csv")
+    write_text(_csv(_test(experiment, data, model, history)), folder / "swap.csv")
     failed = {experiment.seeds[i]: reason for i, reason in history.attrs["failed"].items()}
     kept = sorted(p.name for p in folder.iterdir() if p.name[0] != "." and p.name not in _PASSING)
     done = dict(wall_s=round(keeper.wall_s + time.monotonic() - start, 1), failed=failed,
@@ -193,7 +206,7 @@ def _finish(folder, experiment, data, model, history, keeper):
 
 _PASSING = {"checkpoint.pt", "progress.json", "failed.json", "tensorboard"} # not part of a result
 
-# %% ../nbs/30b_run_store.ipynb #51c7ab76
+# %% ../nbs/30b_run_store.ipynb #19472499
 def check_done(folder: Path): # of a run
     "What `done.json` says, `None` if it is not there. Raises `StoreError` if files are not what they were."
     if not (folder / "done.json").exists(): return None
@@ -216,7 +229,7 @@ def _note_failure(folder, error):
     with suppress(OSError): # perhaps the disk is full; the error itself goes on
         write_text(json.dumps(dict(reason=f"{type(error).__name__}: {error}")) + "\n", folder / "failed.json")
 
-# %% ../nbs/30b_run_store.ipynb #19472499
+# %% ../nbs/30b_run_store.ipynb #0acd3103
 def run(experiment: Experiment, # what to do
         store,                  # folder of all runs, made if it does not exist
         device="cpu",           # where to train and test
@@ -233,7 +246,7 @@ def run(experiment: Experiment, # what to do
         check_done(folder)
     return folder
 
-# %% ../nbs/30b_run_store.ipynb #0f778972
+# %% ../nbs/30b_run_store.ipynb #04a80f88
 def read_result(folder: Path): # of a run
     "Rows of a finished run, one a seed and test solver, with configuration and provenance. `StoreError` if not done."
     done = check_done(folder)
