@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 import typer
 
+from . import sweep_commands
 from .datasets import Data, load
 from .models import NeuralODE, load_model, save_model
 from .plots import figure_1, use_style
@@ -78,6 +79,7 @@ def pick_device(name: str): # "auto", or as torch names it
 # %% ../nbs/40_cli.ipynb #0d6b0a78
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   help="Is a trained Neural ODE an ODE, or a ResNet after all?")
+for _command in sweep_commands.COMMANDS: app.command()(_command)
 COARSE, FINE = Solver("euler", 1/2), Solver("rk4", 1/16) # the two training solvers of the demo
 
 OutOption = Annotated[Path, typer.Option(help="Folder to write to.")]
