@@ -25,16 +25,16 @@ def checking_step(h: float, # step size of the training solver, in units of T
 
 # %% ../nbs/23_adaptation.ipynb #3379f881
 class _Paper(Adapter):
-    "The check that both algorithms share. A kind adds `tested`, `enlarged` and `decide`."
+    "The check that both algorithms share. A kind adds `_tested`, `_enlarged` and `_decide`."
     def check(self, x: Tensor, y: Tensor): # a batch and its labels, members first
         "Compare, decide, record, and set the new values."
         own = self.measure(x, y, [self.solver_for(v) for v in self.values])
-        test, solvers, spent = self.tested(x, y, own)
-        larger = [v if self.differ(own, test, i) else self.enlarged(v) for i, v in enumerate(self.values)]
+        test, solvers, spent = self._tested(x, y, own)
+        larger = [v if self.differ(own, test, i) else self._enlarged(v) for i, v in enumerate(self.values)]
         grown = own if larger == self.values else self.measure(x, y, [self.solver_for(v) for v in larger])
         chosen = []
         for i, (value, candidate) in enumerate(zip(self.values, larger)):
-            chosen.append(self.decide(i, own, test, grown))
+            chosen.append(self._decide(i, own, test, grown))
             cost = own.nfe[i] + spent[i] + (grown.nfe[i] if candidate != value else 0)
             self.rows.append(new_row(self, i, own, test, (self.solver_for(value), solvers[i]), chosen[i][1], cost))
         self.set_values([value for value, _ in chosen])
@@ -69,9 +69,29 @@ def _starting_steps(model, blocks, x, order):
     return [min(steps) for steps in zip(*found)]
 
 # %% ../nbs/23_adaptation.ipynb #47295a32
-class StepAdapter(_Paper):
-    "Step adaptation (paper, Algorithm 2) of fixed-step training. Raises `ValueError` for what cannot work."
+class _Steps(_Paper):
+    "What a check does with step sizes."
     name = "step_size" # of what is adapted, a column of `history`
+    def solver_for(self, h: float): # a step size
+        "The training solver with this step."
+        return Solver(self.method, h)
+    def test_solver_for(self, h: float): # a step size
+        "The more accurate solver that training at `h` is checked with."
+        p, q = (find_tableau(method).order for method in (self.method, self.test_method))
+        return Solver(self.test_method, min(1., checking_step(h / self.length, p, q)) * self.length)
+
+    def _tested(self, x, y, own):
+        solvers = [self.test_solver_for(h) for h in self.values]
+        test = self.measure(x, y, solvers)
+        return test, solvers, test.nfe
+    def _enlarged(self, h): return min(h * self.grow, self.length)
+    def _decide(self, i, own, test, grown):
+        return decide_step(self.values[i], self.differ(own, test, i), self.differ(grown, test, i), self.length,
+                           self.shrink, self.grow, self.max_steps)
+
+# %% ../nbs/23_adaptation.ipynb #da8b55da
+class StepAdapter(_Steps):
+    "Step adaptation (paper, Algorithm 2) of fixed-step training. Raises `ValueError` for what cannot work."
     def __init__(self, model: nn.Module,           # contains an `ODEBlock` with a fixed-step solver; an ensemble, too
                  test_solver: str = "midpoint",    # method of the test solver, of higher order
                  check_every: int = 50,            # iterations between two checks
@@ -82,28 +102,12 @@ class StepAdapter(_Paper):
         if not isinstance(max_steps, int) or max_steps < 1: raise ValueError(f"max_steps must be an integer >= 1, got {max_steps!r}")
         self.max_steps, self.length = max_steps, min(abs(b.t_span[1] - b.t_span[0]) for b in self.blocks)
 
-    def solver_for(self, h): return Solver(self.method, h)
-
-    def test_solver_for(self, h: float): # a step size
-        "The more accurate solver that training at `h` is checked with."
-        p, q = (find_tableau(method).order for method in (self.method, self.test_method))
-        return Solver(self.test_method, min(1., checking_step(h / self.length, p, q)) * self.length)
-
     def start(self, x: Tensor): # the first batch, members first
         "Set the first step size, by Hairer's rule (paper, §6)."
         found = averaged(_starting_steps(self.model, self.blocks, x, find_tableau(self.method).order), x.device)
         self.set_values([min(max(h, self.length / self.max_steps), self.length) for h in found])
 
-    def tested(self, x, y, own):
-        solvers = [self.test_solver_for(h) for h in self.values]
-        test = self.measure(x, y, solvers)
-        return test, solvers, test.nfe
-    def enlarged(self, h): return min(h * self.grow, self.length)
-    def decide(self, i, own, test, grown):
-        return decide_step(self.values[i], self.differ(own, test, i), self.differ(grown, test, i), self.length,
-                           self.shrink, self.grow, self.max_steps)
-
-# %% ../nbs/23_adaptation.ipynb #823bd64e
+# %% ../nbs/23_adaptation.ipynb #7b85bfac
 def decide_tol(tol: float,          # tolerance of the training solver
                differ: bool,        # does its accuracy differ from the test solver's by more than the threshold?
                grown_differs: bool, # would that of the enlarged tolerance?
@@ -116,10 +120,41 @@ def decide_tol(tol: float,          # tolerance of the training solver
     if grown_differs: return tol, "kept: the enlarged tolerance disagrees"
     return tol * grow, "grown"
 
-# %% ../nbs/23_adaptation.ipynb #7b85bfac
-class ToleranceAdapter(_Paper):
-    "Tolerance adaptation (paper, supplement B, Algorithm 3). Raises `ValueError` for what cannot work."
+# %% ../nbs/23_adaptation.ipynb #173b8f70
+class _Tolerances(_Paper):
+    "What a check does with tolerances."
     name, fixed = "tol", False
+    def solver_for(self, tol: float): # a tolerance
+        "The training solver with this tolerance."
+        return Solver(self.method, tol=tol)
+    @property
+    def ratio(self):
+        "How much smaller the tolerance of the test solver is (paper, supplement B)."
+        return 10 if self.test_method == self.method else 5
+
+    def _tested(self, x, y, own): return _finer(self, x, y, own)
+    def _enlarged(self, tol): return tol * self.grow
+    def _decide(self, i, own, test, grown):
+        if math.isnan(test.nfe[i]): return self.values[i], "kept: the test solve failed"
+        past = [row["train_nfe"] for row in self.rows if row["member"] == i][-5:]
+        return decide_tol(self.values[i], self.differ(own, test, i), self.differ(grown, test, i), past == [own.nfe[i]] * 5,
+                          self.shrink, self.grow, self.min_tol * self.ratio)
+
+# %% ../nbs/23_adaptation.ipynb #cd8432d4
+def _finer(adapter, x, y, own):
+    "Test solves at smaller and smaller tolerances, until they take more evaluations, or stand at `min_tol`."
+    tols, spent, pending = [tol / adapter.ratio for tol in adapter.values], [0] * adapter.members, range(adapter.members)
+    while True:
+        solvers = [Solver(adapter.test_method, tol=tol) for tol in tols]
+        test = adapter.measure(x, y, solvers)
+        for i in pending: spent[i] += test.nfe[i]
+        pending = [i for i in pending if test.nfe[i] <= own.nfe[i] and tols[i] / 10 > .99 * adapter.min_tol]
+        if not pending: return test, solvers, spent
+        for i in pending: tols[i] /= 10
+
+# %% ../nbs/23_adaptation.ipynb #afbcfa2f
+class ToleranceAdapter(_Tolerances):
+    "Tolerance adaptation (paper, supplement B, Algorithm 3). Raises `ValueError` for what cannot work."
     def __init__(self, model: nn.Module,           # contains an `ODEBlock` whose solver keeps a tolerance; an ensemble, too
                  test_solver: str = "dopri5",      # method of the test solver
                  check_every: int = 50,            # iterations between two checks
@@ -131,37 +166,11 @@ class ToleranceAdapter(_Paper):
         if not 0 < min_tol < tol / self.ratio: raise ValueError(f"need 0 < min_tol < tol / {self.ratio}, got {min_tol} and {tol}")
         self.tol, self.min_tol = tol, min_tol
 
-    @property
-    def ratio(self):
-        "How much smaller the tolerance of the test solver is (paper, supplement B)."
-        return 10 if self.test_method == self.method else 5
-    def solver_for(self, tol): return Solver(self.method, tol=tol)
-
     def start(self, x: Tensor): # the first batch, on which nothing depends here
         "Set the tolerance to start with."
         self.set_values([self.tol] * self.members)
 
-    def tested(self, x, y, own):
-        tols, spent, pending = [tol / self.ratio for tol in self.values], [0] * self.members, range(self.members)
-        while True:
-            solvers = [Solver(self.test_method, tol=tol) for tol in tols]
-            test = self.measure(x, y, solvers)
-            for i in pending: spent[i] += test.nfe[i]
-            pending = [i for i in pending if test.nfe[i] <= own.nfe[i] and tols[i] / 10 > .99 * self.min_tol]
-            if not pending: return test, solvers, spent
-            for i in pending: tols[i] /= 10
-
-    def unchanged(self, i: int, nfe: float): # a member; evaluations of its training solve now
-        "Did the last five checks find the same number of evaluations?"
-        past = [row["train_nfe"] for row in self.rows if row["member"] == i][-5:]
-        return past == [nfe] * 5
-    def enlarged(self, tol): return tol * self.grow
-    def decide(self, i, own, test, grown):
-        if math.isnan(test.nfe[i]): return self.values[i], "kept: the test solve failed"
-        return decide_tol(self.values[i], self.differ(own, test, i), self.differ(grown, test, i), self.unchanged(i, own.nfe[i]),
-                          self.shrink, self.grow, self.min_tol * self.ratio)
-
-# %% ../nbs/23_adaptation.ipynb #c2118d7c
+# %% ../nbs/23_adaptation.ipynb #c89c028b
 def stability(history): # of an adapter
     "Data frame, one row a member: checks, violations, late_violations, oscillation, shrunk, check_nfe."
     def row(log):

@@ -28,6 +28,7 @@ class Measured:
     nfe: list       # evaluations of one solve, a member; likewise
     n_steps: list   # of this process
 
+# %% ../nbs/22c_checks.ipynb #5a133bb8
 def averaged(values: list, # numbers of this process
              device="cpu"): # on which the processes can talk
     "The numbers, averaged over the processes of a distributed training; as they are where there is only one."
@@ -36,12 +37,13 @@ def averaged(values: list, # numbers of this process
     dist.all_reduce(total)
     return (total / dist.get_world_size()).tolist()
 
+# %% ../nbs/22c_checks.ipynb #fcc1ceda
 def _sums(blocks, name):
     "Evaluations or steps of the last solves, summed over the blocks: one number a member."
     values = [getattr(block, name) for block in blocks]
     return [sum(v) for v in zip(*(v if isinstance(v, list) else [v] for v in values))]
 
-# %% ../nbs/22c_checks.ipynb #5a133bb8
+# %% ../nbs/22c_checks.ipynb #69920e17
 @torch.no_grad()
 def measure(model: nn.Module, # contains `ODEBlock`s
             x: Tensor,        # a batch (batch, *state), members first
@@ -61,7 +63,7 @@ def measure(model: nn.Module, # contains `ODEBlock`s
     numbers = averaged([*accuracy, *cost[0]], y.device)
     return Measured(classes, numbers[:len(solvers)], numbers[len(solvers):], cost[1])
 
-# %% ../nbs/22c_checks.ipynb #f33040fb
+# %% ../nbs/22c_checks.ipynb #fe035aea
 def _check_settings(model, blocks, fixed, test_method, check_every, threshold, shrink, grow):
     "Refuse what cannot work, before any training."
     if not blocks: raise ValueError(f"{type(model).__name__} contains no ODEBlock, so there is no solver to adapt")
@@ -69,7 +71,11 @@ def _check_settings(model, blocks, fixed, test_method, check_every, threshold, s
     if not 0 < shrink < 1 < grow: raise ValueError(f"shrink lies in (0, 1) and grow above 1, got {shrink} and {grow}")
     if not isinstance(check_every, int) or check_every < 1:
         raise ValueError(f"check_every must be an integer >= 1, got {check_every!r}")
-    solver = blocks[0].solvers[0]
+    _check_solvers(blocks[0].solvers[0], fixed, test_method)
+
+# %% ../nbs/22c_checks.ipynb #dddc3bf4
+def _check_solvers(solver, fixed, test_method):
+    "Refuse a training solver of the wrong kind, and a test solver that is no better."
     if solver.fixed != fixed:
         raise ValueError(f"{solver} keeps a {'step size' if solver.fixed else 'tolerance'}: "
                          f"adapt it with a {'Step' if solver.fixed else 'Tolerance'}Adapter")
@@ -78,7 +84,7 @@ def _check_settings(model, blocks, fixed, test_method, check_every, threshold, s
         raise ValueError(f"the test solver must be more accurate than the training solver: {test_method} has order {q}, "
                          f"{solver.method} order {p}")
 
-# %% ../nbs/22c_checks.ipynb #6f7269cb
+# %% ../nbs/22c_checks.ipynb #491e2150
 class Adapter:
     "What all adapters share: counting, measuring, history and state. A kind of adapter adds name, solver_for and check."
     fixed = True # does it adapt solvers with a fixed step?
@@ -124,7 +130,7 @@ class Adapter:
         "Go on where `state_dict` was taken. Raises `ValueError` for the state of another adapter."
         _load(self, state)
 
-# %% ../nbs/22c_checks.ipynb #dddc3bf4
+# %% ../nbs/22c_checks.ipynb #02cbb9f0
 def _made_for(adapter):
     return f"{type(adapter).__name__} of {adapter.method} with {adapter.test_method} for {adapter.members} member(s)"
 
@@ -138,6 +144,7 @@ def _load(adapter, state):
     adapter.iteration, adapter.rows = state["iteration"], [dict(row) for row in state["rows"]]
     if state["values"] is not None: adapter.set_values([*state["values"]])
 
+# %% ../nbs/22c_checks.ipynb #8b107e9b
 def new_row(adapter: Adapter,      # whose history it is for
             i: int,                # a member
             own: Measured, test: Measured, # under the training and the test solver

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 class _DenseLayers:
     "The values: layouts, and f(z) with the inputs of its layers."
     def __init__(self, weights, # one (out, in) a layer; in an ensemble (member, out, in)
-                 biases,        # one (out,) a layer; in an ensemble (member, out)
-                 positions=1,   # of a sequence in which only neighbours act on each other: other weights are zero
-                 only_natively=False): # is it worth while in native code only?
-        self.positions, self.only_natively = positions, only_natively
+                 biases):       # one (out,) a layer; in an ensemble (member, out)
         self.lead = weights[0].dim() - 1 # axes of a state before its numbers: batch, or member and batch
         self.tensors, self.weights, self.biases = [*weights, *biases], [*weights], [b[..., None] for b in biases]
         self.affine, self.product = (torch.addmm, torch.mm) if self.lead == 1 else (torch.baddbmm, torch.bmm)
@@ -66,6 +63,8 @@ class _Totals:
 # %% ../nbs/11_fields.ipynb #28ddb311
 class DenseStack(_DenseLayers):
     "f(z) for dense layers with ReLU between them; offers what `gradients.unrolled` asks of a field."
+    positions = 1         # of a sequence in which only neighbours act on each other: other weights are zero
+    only_natively = False # is it worth while in native code only?
     def parameters(self):
         "The tensors that it was made of, weights before biases."
         return self.tensors
@@ -130,12 +129,12 @@ class Conv1dField(_Network):
                    for w, taps in ((w1, here), (w2, _shifts(dim, z.dtype, z.device)), (w3, here))]
         return weights, [b[..., None, :].expand(*b.shape[:-1], dim, -1).flatten(-2) for b in (b1, b2, b3)]
 
-    def folded(self, z: Tensor, # state (batch, 1, dim), for its shape and dtype
-               parameters=None): # an ensemble's, its own by default
+    def folded(self, z: Tensor, parameters=None): # state (batch, 1, dim); parameters of an ensemble, its own by default
         "The same function as a `DenseStack`, or `None` where the convolution is faster."
-        dim = z.shape[-1]
-        if dim > max(self.FOLD_UP_TO, self.BAND_UP_TO): return None
-        return DenseStack(*self.dense_layers(parameters or [*self.parameters()], z), dim, dim > self.FOLD_UP_TO)
+        if (dim := z.shape[-1]) > self.BAND_UP_TO: return None
+        stack = DenseStack(*self.dense_layers(parameters or [*self.parameters()], z))
+        stack.positions, stack.only_natively = dim, dim > self.FOLD_UP_TO
+        return stack
 
 # %% ../nbs/11_fields.ipynb #ef53bf7b
 class LinearField(_Network):

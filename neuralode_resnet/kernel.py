@@ -110,7 +110,6 @@ static void collect(const Layer *net, long layers, float *p) {
 
 # %% ../nbs/06_kernel.ipynb #a559d733
 _SET_UP = r"""
-// Room for n numbers of states, all zero, and behind them for the layers, filled. NULL if there is no memory.
 static float *set_up(Layer *net, long layers, const int64_t *width, const float *params, long rows, long n) {
     uintptr_t at = 4 * pad(n);
     lay_out(net, layers, width, rows, &at);
@@ -127,7 +126,6 @@ static void add(float *z, float c, const float *k, long n) { for (long i = 0; i 
 
 # %% ../nbs/06_kernel.ipynb #8d29748a
 _FIELD = r"""
-// The first `count` of all layers; the last of all writes to k, without a ReLU.
 static void evaluate(const Layer *net, long layers, long count, long rows, float *k) {
     for (const Layer *l = net; l < net + count; l++) {
         int last = l == net + layers - 1;
@@ -136,7 +134,6 @@ static void evaluate(const Layer *net, long layers, long count, long rows, float
         product(band, rows, l->out_row, l->in, (View){l->x, l->in_row, 1}, l->wt, l->out_row, l->bias, 0, y, last ? 0 : y, l->out_row);
     }
 }
-// From g, the gradient of f(z), to that of z, which is left in net->g.
 static void pull_back(const Layer *net, long layers, long rows, const float *g) {
     for (const Layer *l = net + layers - 1; l >= net; g = l->g, l--) {
         View gt = {g, 1, l->out_row}, xt = {l->x, 1, l->in_row}, gs = {g, l->out_row, 1};
@@ -185,7 +182,10 @@ int forward(int64_t layers, const int64_t *width, const float *params, int64_t s
     free(z);
     return 0;
 }
-// One step, whose first stage is known: the result and all stages.
+"""
+
+# %% ../nbs/06_kernel.ipynb #43245f1a
+_ATTEMPT = r"""
 int attempt(int64_t layers, const int64_t *width, const float *params, int64_t stages, const float *c, int64_t rows,
         const float *start, const float *first, float *end, float *ks) {
     Layer net[layers];
@@ -197,14 +197,12 @@ int attempt(int64_t layers, const int64_t *width, const float *params, int64_t s
     step(net, layers, rows, stages, c, 1, 0, z, k, size);
     copy(end, d, z, row, rows, d);
     for (long i = 0; i < stages; i++) copy(ks + i * rows * d, d, k + i * size, row, rows, d);
-    free(z);
-    return 0;
+    return free(z), 0;
 }
 """
 
-# %% ../nbs/06_kernel.ipynb #a1612e0b
+# %% ../nbs/06_kernel.ipynb #684c39d4
 _REVERSE = r"""
-// Gradient of z_n from that of z_{n+1}, both in g; k is owed to the last stage, or to that of the step before.
 static int reverse_step(const Layer *net, long layers, long rows, long stages, const float *c, int reused, int owed,
         float **tape, float *g, float *k, float *inner, float *total, long size) {
     int live[stages];
@@ -232,7 +230,7 @@ static int reverse_step(const Layer *net, long layers, long rows, long stages, c
 }
 """
 
-# %% ../nbs/06_kernel.ipynb #684c39d4
+# %% ../nbs/06_kernel.ipynb #c99832c0
 _BACKWARD = r"""
 int backward(int64_t layers, const int64_t *width, const float *params, int64_t steps, int64_t stages, const float *c,
         const int64_t *reuse, int64_t rows, const float *g_end, float *g_start, float *tape, float *gradients) {
@@ -251,8 +249,8 @@ int backward(int64_t layers, const int64_t *width, const float *params, int64_t 
 }
 """
 
-# %% ../nbs/06_kernel.ipynb #b50012da
-_SOURCE = "".join([_HEAD, _TILE, _PRODUCT, _LAYERS, _PACK, _SET_UP, _FIELD, _STEP, _FORWARD, _REVERSE, _BACKWARD])
+# %% ../nbs/06_kernel.ipynb #937fc09e
+_SOURCE = "".join([_HEAD, _TILE, _PRODUCT, _LAYERS, _PACK, _SET_UP, _FIELD, _STEP, _FORWARD, _ATTEMPT, _REVERSE, _BACKWARD])
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-x", "c", "-")
 
 def _hash(*parts): return sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -261,17 +259,16 @@ def _build(compiler, folder):
     "The path of the library, compiled if it is not in `folder` or garbled there."
     def call(*more, source=b""): return subprocess.run([*compiler, *_FLAGS, *more], input=source, check=True,
                                                        capture_output=True, timeout=120).stdout
-    source = _SOURCE.encode()
-    key = _hash(source, " ".join(_FLAGS).encode(), call("-dM", "-E"))
+    key = _hash(_SOURCE.encode(), " ".join(_FLAGS).encode(), call("-dM", "-E"))
     for path in folder.glob(f"{key}-*.so"):
         if path.stem == f"{key}-{_hash(path.read_bytes())}": return path
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary, "native.so")
-        call("-o", str(made), source=source)
+        call("-o", str(made), source=_SOURCE.encode())
         return made.replace(folder / f"{key}-{_hash(made.read_bytes())}.so")
 
-# %% ../nbs/06_kernel.ipynb #8a23e9d7
+# %% ../nbs/06_kernel.ipynb #fa6e24b9
 @cache
 def _load(cc, path, cache_home):
     tried, folder = [], Path(cache_home or os.path.expanduser("~/.cache"), "neuralode_resnet")

@@ -187,6 +187,7 @@ def _natively(field, z, solver, t_span, max_nfe):
         found.z = native.solve(field, tableau, [found.grid], z)
     return found
 
+# %% ../nbs/07_solvers.ipynb #6f253361
 def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
     "The `Solution`, by the walk that `gradient` and the field ask for."
     if gradient == "adjoint": return gradients.adjoint(field, z, solver.method, t_span, solver.step_size,
@@ -199,7 +200,7 @@ def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
     if nodes is None and _by_hand(field, z): return gradients.unrolled(field, tableau, walk, z)
     return walk(field, z)
 
-# %% ../nbs/07_solvers.ipynb #f02e4426
+# %% ../nbs/07_solvers.ipynb #01b1ee75
 def integrate(field,             # f(t, z) -> like z; `t` is a scalar tensor
               z0: Tensor,        # initial state (batch, *state), floating point
               solver,            # a `Solver`, or its name, "euler@1/64"

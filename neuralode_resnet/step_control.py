@@ -88,6 +88,7 @@ def _attempts(field, tableau):
         return rk_step(field, tableau, times, z, h, k)
     return attempt
 
+# %% ../nbs/04_step_control.ipynb #de9fd5b5
 def adaptive_march(field,            # f(t, z)
                    tableau: Tableau, # a method with an error estimate
                    z: Tensor,        # initial state (batch, *state)
