@@ -15,6 +15,7 @@ from torch import Tensor, nn
 # %% ../nbs/11_fields.ipynb #5f386d6e
 class _DenseLayers:
     "The values: layouts, and f(z) with the inputs of its layers."
+    positions, only_natively = 1, False # of a sequence, where its weights are a band; does it pay in native code only?
     def __init__(self, weights, # one (out, in) a layer; in an ensemble (member, out, in)
                  biases):       # one (out,) a layer; in an ensemble (member, out)
         self.lead = weights[0].dim() - 1 # axes of a state before its numbers: batch, or member and batch
@@ -63,8 +64,6 @@ class _Totals:
 # %% ../nbs/11_fields.ipynb #28ddb311
 class DenseStack(_DenseLayers):
     "f(z) for dense layers with ReLU between them; offers what `gradients.unrolled` asks of a field."
-    positions = 1         # of a sequence in which only neighbours act on each other: other weights are zero
-    only_natively = False # is it worth while in native code only?
     def parameters(self):
         "The tensors that it was made of, weights before biases."
         return self.tensors
