@@ -15,10 +15,9 @@ from torch import Tensor, nn
 # %% ../nbs/11_fields.ipynb #5f386d6e
 class _DenseLayers:
     "The values: layouts, and f(z) with the inputs of its layers."
-    positions, only_natively = 1, False # of a sequence, where its weights are a band; does it pay in native code only?
     def __init__(self, weights, # one (out, in) a layer; in an ensemble (member, out, in)
                  biases):       # one (out,) a layer; in an ensemble (member, out)
-        self.lead = weights[0].dim() - 1 # axes of a state before its numbers: batch, or member and batch
+        self.lead, self.positions, self.only_natively = weights[0].dim() - 1, 1, False
         self.tensors, self.weights, self.biases = [*weights, *biases], [*weights], [b[..., None] for b in biases]
         self.affine, self.product = (torch.addmm, torch.mm) if self.lead == 1 else (torch.baddbmm, torch.bmm)
         self.layers = [*zip(self.biases, self.weights)]
@@ -112,6 +111,10 @@ def _shifts(dim, dtype, device):
     q = torch.arange(dim, device=device)
     return torch.stack([(q[:, None] == q + k - 1).to(dtype) for k in range(3)])
 
+def _matrix(w, taps):
+    "A kernel (…, out, in, tap) as a matrix (…, position · out, position · in)."
+    return torch.einsum("...oik,kpq->...qopi", w, taps).flatten(-4, -3).flatten(-2)
+
 # %% ../nbs/11_fields.ipynb #7fa1bbff
 class Conv1dField(_Network):
     "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
@@ -124,8 +127,7 @@ class Conv1dField(_Network):
         "Weights (…, out, in) and biases (…, out) of the same function on flat states; … is an ensemble's member axis."
         dim, (w1, b1, w2, b2, w3, b3) = z.shape[-1], parameters
         here = torch.eye(dim, dtype=z.dtype, device=z.device)[None]
-        weights = [torch.einsum("...oik,kpq->...qopi", w, taps).flatten(-4, -3).flatten(-2)
-                   for w, taps in ((w1, here), (w2, _shifts(dim, z.dtype, z.device)), (w3, here))]
+        weights = [_matrix(w, taps) for w, taps in ((w1, here), (w2, _shifts(dim, z.dtype, z.device)), (w3, here))]
         return weights, [b[..., None, :].expand(*b.shape[:-1], dim, -1).flatten(-2) for b in (b1, b2, b3)]
 
     def folded(self, z: Tensor, parameters=None): # state (batch, 1, dim); parameters of an ensemble, its own by default
