@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -63,7 +62,7 @@ def ours(how, model, x, y):
     parameters = [*model.parameters()]
 
     def run():
-        with native.undisturbed() if model.block.solver.fixed else nullcontext():  # as `fit` does
+        with native.undisturbed():  # as `fit` does
             loss = loss_of(model(model.for_members(x)), y)
             return loss.detach(), torch.autograd.grad(loss, parameters), model.block.nfe
     return Candidate(OURS, how, run, lambda nfe: f"NFE {np.max(nfe)}")

@@ -165,9 +165,10 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
 # %% ../nbs/13_training.ipynb #e263acf7
 def _threads_for(run):
     "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
-    fixed = run.model.block.solvers[0].fixed
+    block = run.model.block
     with torch.no_grad(): z = run.model.upstream(run.model.for_members(as_states(run.data.x_train[:1], run.dtype)))
-    return native.undisturbed() if fixed and native.usable(folded(run.model.block.field, z, True), z) else nullcontext()
+    natively = block.gradient == "backprop" and native.usable(folded(block.field, z, True), z)
+    return native.undisturbed() if natively else nullcontext()
 
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
