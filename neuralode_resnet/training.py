@@ -85,18 +85,20 @@ class Run:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=float(lr), fused=True)
         self.batches = Batches(len(data.x_train), batch_size, seeds)
         self.iteration, self.stop, self.failed, self.dtype = 0, None, {}, next(model.parameters()).dtype
-        self.x = self.y = self.logits = self.losses = None # of the last iteration
+        self.x = self.y = self.logits = self.losses = self.nfe = None # of the last iteration
         self.metrics = [] # (member, 3): loss, accuracy, nfe
 
     def advance(self):
         "One iteration: batch, forward, backward, Adam, record. Raises `SolveError` when a single model's solve fails."
+        for callback in self.callbacks: getattr(callback, "before", id)(self)
         indices = next(self.batches).to(self.data.x_train.device)
         if self.model.members is None: indices = indices[0]
         self.x, self.y = as_states(self.data.x_train[indices], self.dtype), self.data.y_train[indices]
-        self.logits = self.model(self.x)
+        self.logits, self.nfe = self.model(self.x), self.model.block.nfe
         loss = cross_entropy(self.logits.flatten(0, -2), self.y.flatten(), reduction="none").view(self.y.shape)
         self.losses = loss.mean(-1)
-        self.losses.sum().backward()        # members share nothing, so each gets the gradient of its own loss
+        penalties = [callback.penalty(self) for callback in self.callbacks if hasattr(callback, "penalty")]
+        sum(penalties, self.losses).sum().backward() # members share nothing, so each gets the gradient of its own loss
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.record()
@@ -106,7 +108,7 @@ class Run:
         "Keep loss, batch accuracy and number of evaluations; note members whose loss is not finite."
         losses = self.losses.detach().view(-1)
         accuracy = (self.logits.detach().argmax(-1) == self.y).float().mean(-1).view(-1)
-        nfe = torch.as_tensor(self.model.block.nfe, dtype=losses.dtype, device=losses.device).expand(len(losses))
+        nfe = torch.as_tensor(self.nfe, dtype=losses.dtype, device=losses.device).expand(len(losses))
         self.metrics.append(torch.stack([losses, accuracy, nfe], -1))
         if bool(losses.isfinite().all()): return
         for i in torch.nonzero(~losses.isfinite()).flatten().tolist():
@@ -189,10 +191,12 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         lr: float = 1e-4,        # learning rate of Adam
         seed=0,                  # of the batches; in an ensemble one a member, or the first of consecutive ones
         callbacks=(),            # functions of a `Run`, called after every iteration
+        steps=None,              # a callback that draws the solver of every iteration, such as a `RandomDepth`
         progress: bool = True,   # show a progress bar with the time left
         checkpoint=None,         # file to resume from where it exists, and to write to
         checkpoint_every: int = 1000): # iterations between two checkpoints
     "Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training."
+    callbacks = [*callbacks, *([steps] if steps else [])]
     run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     model.train()
     with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
