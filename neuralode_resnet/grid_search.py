@@ -23,6 +23,7 @@ def _test_solver(method, n):
     better = "midpoint" if p == 1 else "rk4"
     return Solver(better, min(1., checking_step(1 / n, p, find_tableau(better).order)))
 
+# %% ../nbs/23b_grid_search.ipynb #5d645c55
 def grid_search(data,             # with test samples
                 method: str,      # a fixed-step method
                 steps,            # numbers of steps on the unit interval
@@ -42,7 +43,7 @@ def grid_search(data,             # with test samples
                              test_accuracy=found.test_accuracy, flips=found.flips / found.n, valid=found.valid))
     return pd.DataFrame(rows)
 
-# %% ../nbs/23b_grid_search.ipynb #e3736356
+# %% ../nbs/23b_grid_search.ipynb #10d95adb
 def critical_steps(grid): # with columns n_steps, seed, train_accuracy and valid, as from `grid_search`
     "Data frame, a row a seed: the largest n_steps that is not valid, the next one, which is, and its accuracy. NaN: none."
     rows = []

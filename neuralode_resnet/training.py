@@ -193,11 +193,9 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         callbacks=(),            # functions of a `Run`, called after every iteration
         steps=None,              # a callback that draws the solver of every iteration, such as a `RandomDepth`
         progress: bool = True,   # show a progress bar with the time left
-        checkpoint=None,         # file to resume from where it exists, and to write to
-        checkpoint_every: int = 1000): # iterations between two checkpoints
+        checkpoint=None, checkpoint_every: int = 1000): # file to resume from and to write to; iterations in between
     "Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training."
-    callbacks = [*callbacks, *([steps] if steps else [])]
-    run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
+    run = _start(model, data, seed, iterations, batch_size, lr, [*callbacks, *filter(None, [steps])], checkpoint, checkpoint_every)
     model.train()
     with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
                                  desc=model.block.solvers[0].method, mininterval=0.5) as bar:
