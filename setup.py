@@ -11,6 +11,9 @@ settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 name = cfg["lib_name"]
 
+extras = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench", "cluster", "tensorboard")}
+extras["dev"] += extras["cluster"] + extras["tensorboard"]
+
 setup(
     name=name,
     version=cfg["version"],
@@ -32,7 +35,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[name, f"{name}.*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench")},
+    extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         # lets nbdev link a symbol in backticks to its documentation

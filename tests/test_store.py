@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
 
-from neuralode_resnet import run_store
-from neuralode_resnet.experiments import Experiment, to_toml
+from neuralode_resnet import run_store, runs
+from neuralode_resnet.experiments import Experiment, read_toml, to_toml
+from neuralode_resnet.grids import expand
 from neuralode_resnet.models import load_model
-from neuralode_resnet.run_store import BLOCK, RunIsTaken, StoreError, claimed, open_store, run
-from neuralode_resnet.sweeps import collect, expand, status, sweep
-from neuralode_resnet.training import TrainingError
+from neuralode_resnet.results import collect, status
+from neuralode_resnet.run_store import RunIsTaken, StoreError, claimed, open_store, visible
+from neuralode_resnet.runs import run
+from neuralode_resnet.sweeps import sweep
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
 LONGER = """
@@ -44,13 +44,6 @@ def contents_of_store(store):
     return {folder.name: contents(folder) for folder in Path(store).iterdir() if folder.is_dir()}
 
 
-def visible(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-
-
-FINISHED = ["done.json", "environment.json", "experiment.toml", "metrics-00040.csv", "model.pt", "swap.csv"]
-
-
 # Killed
 
 def start_sweep(file, store, jobs):
@@ -71,7 +64,7 @@ def kill_during(process, seconds):
 def test_killed_at_random_moments_a_sweep_ends_with_the_same_bits(tmp_path, kills, jobs):
     file = tmp_path / "sweep.toml"
     file.write_text(LONGER)
-    sweep(expand(run_store.read_toml(file)), tmp_path / "undisturbed", jobs=1, progress=False)
+    sweep(expand(read_toml(file)), tmp_path / "undisturbed", jobs=1, progress=False)
     for _ in range(kills):
         kill_during(start_sweep(file, tmp_path / "killed", jobs), 4)
     last = start_sweep(file, tmp_path / "killed", jobs)
@@ -100,7 +93,7 @@ def stop_at(monkeypatch, n, after):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_ended_at_any_file_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, after):
-    monkeypatch.setattr(run_store, "BLOCK", 15)
+    monkeypatch.setattr(runs, "BLOCK", 15)
     expected = contents(run(SMALL, tmp_path / "undisturbed"))
     for n in range(100):
         with monkeypatch.context() as patched:
@@ -120,7 +113,7 @@ def test_ended_at_any_file_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, 
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
     "A store with a run that was stopped after its first checkpoint and metrics."
-    monkeypatch.setattr(run_store, "BLOCK", 15)
+    monkeypatch.setattr(runs, "BLOCK", 15)
 
     def stop(run):
         if run.iteration == 20: raise KeyboardInterrupt
@@ -175,7 +168,7 @@ def test_without_its_done_marker_a_run_does_not_begin_anew(tmp_path):
 # Full disk
 
 def test_a_full_disk_fails_by_name_and_the_same_call_goes_on_when_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_store, "BLOCK", 15)
+    monkeypatch.setattr(runs, "BLOCK", 15)
     expected = contents(run(SMALL, tmp_path / "undisturbed"))
     fsync, full = os.fsync, iter(range(3))
 
@@ -224,7 +217,7 @@ def test_two_sweeps_share_a_store(tmp_path):
     both = [start_sweep(file, tmp_path / "shared", 1) for _ in range(2)]
     for process in both: process.communicate(timeout=600)
     assert [process.returncode for process in both] == [0, 0]
-    sweep(expand(run_store.read_toml(file)), tmp_path / "alone", jobs=1, progress=False)
+    sweep(expand(read_toml(file)), tmp_path / "alone", jobs=1, progress=False)
     assert contents_of_store(tmp_path / "shared") == contents_of_store(tmp_path / "alone")
 
 
