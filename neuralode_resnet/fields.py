@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from .precision import PRECISIONS, evaluated_in
+
 # %% ../nbs/11_fields.ipynb #5f386d6e
 class _DenseLayers:
     "The values: layouts, and f(z) with the inputs of its layers."
@@ -98,11 +100,22 @@ class _Network(nn.Module):
     "Three layers with ReLU between them; a field, so it takes a time."
     def __init__(self, first, middle, last):
         super().__init__()
-        self.net = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), last)
+        self.net, self._precision = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), last), "fp32"
+
+    @property
+    def precision(self):
+        "One of `PRECISIONS`, in which f is evaluated."
+        return self._precision
+    @precision.setter
+    def precision(self, name):
+        if name not in PRECISIONS: raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        if name != "fp32" and hasattr(self, "folded"):
+            raise ValueError(f"precision {name} is for image fields; {type(self).__name__} is solved in fp32, which is fast")
+        self._precision = name
 
     def forward(self, t, z):
         "f(z), like the state `z`; the time is not used."
-        return self.net(z)
+        with evaluated_in(self.precision, z.device.type): return self.net(z).to(z.dtype)
 
 # %% ../nbs/11_fields.ipynb #1d4bb334
 @cache
@@ -158,6 +171,7 @@ class Conv2dField(_Network):
     def __init__(self, in_channels: int, channels: int = 128): # of a state (batch, in_channels, height, width); width
         super().__init__(nn.Conv2d(in_channels, channels, 1), nn.Conv2d(channels, channels, 3, padding=1),
                          nn.Conv2d(channels, in_channels, 1))
+        self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/11_fields.ipynb #8d57b75d
 class Stacked(nn.Module):
@@ -171,6 +185,13 @@ class Stacked(nn.Module):
         self.stacked = nn.ParameterList(nn.Parameter(torch.stack([dict(m.named_parameters())[name].detach()
                                                                   for m in modules])) for name in self.names)
         self.template = (modules[0],)  # in a tuple, so that its parameters are not ours
+
+    @property
+    def precision(self):
+        "In which the members, fields all of them, are evaluated."
+        return self.template[0].precision
+    @precision.setter
+    def precision(self, name): self.template[0].precision = name
 
     def _call(self, values, *args):
         "The template with `values` for its parameters."

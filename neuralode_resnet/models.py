@@ -116,6 +116,7 @@ def _single(cls, config):
     generator = torch.Generator().manual_seed(config["seed"])
     with torch.random.fork_rng(devices=[]): # modules draw default weights when made; nobody else shall notice
         field = init_kaiming(make_field(config["field"], config["state"], config["channels"]), generator)
+        field.precision = config.get("precision", "fp32")
         head = init_kaiming(make_head(config["state"], config["n_classes"]), generator)
     return cls(ODEBlock(field, config["solver"], gradient=config["gradient"]), head)
 
@@ -142,12 +143,13 @@ class NeuralODE(_Classifier):
                  solver,                # a `Solver` or its name
                  channels: int = 32,    # width of the field
                  gradient: str = "backprop", # one of `GRADIENTS`
-                 seed=0):               # of the initial weights; several seeds make an ensemble
+                 seed=0,                # of the initial weights; several seeds make an ensemble
+                 precision: str = "fp32"): # in which an image field is evaluated; one of `PRECISIONS`
         "The paper's model for `data` (§4). Raises `ValueError` for what does not fit."
         state = list(data.x_train.shape[1:])
         if len(state) not in FIELDS: raise ValueError(f"no field for states of shape {tuple(state)}")
         return cls.from_config(dict(field=FIELDS[len(state)], state=state, channels=channels, n_classes=data.n_classes,
-                                    solver=str(Solver.parse(solver)), gradient=gradient,
+                                    solver=str(Solver.parse(solver)), gradient=gradient, precision=precision,
                                     seed=seed if isinstance(seed, int) else [int(s) for s in seed]))
 
 # %% ../nbs/12_models.ipynb #58e4e949

@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 
 from . import native
 from .datasets import Data, as_states
+from .memory import is_out_of_memory, memory_advice
 from .models import CheckpointError, NeuralODE, load_weights, read_safely, write_whole
+from .precision import check_precision
 from .solvers import SolveError, folded
 
 # %% ../nbs/13_training.ipynb #41f3d4c4
@@ -75,6 +77,7 @@ def _check_fit(model, data, seeds):
     if device != data.x_train.device:
         raise ValueError(f"the model is on {device}, the data are on {data.x_train.device}: move one, "
                          "for instance data.to(device)")
+    check_precision(getattr(model.block.field, "precision", "fp32"), device)
 
 # %% ../nbs/13_training.ipynb #e1390056
 class Run:
@@ -165,10 +168,15 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
     return run
 
 # %% ../nbs/13_training.ipynb #e263acf7
+@torch.no_grad()
+def _state(run, n):
+    "The first training sample as a state of the block, `n` times over."
+    x = as_states(run.data.x_train[:1], run.dtype)
+    return run.model.upstream(run.model.for_members(x.expand(n, *x.shape[1:])))
+
 def _threads_for(run):
     "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
-    block = run.model.block
-    with torch.no_grad(): z = run.model.upstream(run.model.for_members(as_states(run.data.x_train[:1], run.dtype)))
+    block, z = run.model.block, _state(run, 1)
     natively = block.gradient == "backprop" and native.usable(folded(block.field, z, True), z)
     return native.undisturbed() if natively else nullcontext()
 
@@ -177,6 +185,10 @@ def _iterate(run, bar):
     try: run.advance()
     except SolveError as error:
         raise TrainingError(f"training stopped at iteration {run.iteration}: {error}", history_of(run)) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error): raise
+        advice = memory_advice(run.model.block, _state(run, run.batches.batch_size))
+        raise TrainingError(f"training stopped at iteration {run.iteration}, {advice}", history_of(run)) from error
     if len(run.failed) == len(run.seeds):
         raise TrainingError("training stopped: " + "; ".join(run.failed.values()), history_of(run))
     for callback in run.callbacks: callback(run)
