@@ -30,6 +30,8 @@ def page_of(notebook: Notebook, folder: Path) -> None:
     "Write the notebook as Sphinx is to read it."
     nb = read_nb(notebook.path)
     ForSphinx()(nb)
+    if notebook.name == "index":  # title and introduction are on the home page
+        nb.cells[0].source, nb.cells[1].source = "# Get started", after_introduction(nb.cells[1].source)
     nb.cells[1:1] = [mk_cell(origin(notebook), "markdown")]
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -39,6 +41,11 @@ def page_of(notebook: Notebook, folder: Path) -> None:
     target = folder / f"{notebook.name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, target)
+
+
+def after_introduction(source: str) -> str:
+    "From the first heading on."
+    return "## " + source.split("\n## ", 1)[1]
 
 
 def page_link(notebook, link):
@@ -105,7 +112,7 @@ def api(modules: list[Notebook]) -> str:
 
 
 def api_row(page):
-    names = " ".join(f"`{page.module.removeprefix(PACKAGE + '.')}.{name}`" for name in public_names(page.module))
+    names = " ".join(f"{{py:obj}}`~{page.module}.{name}`" for name in public_names(page.module))
     return f"| [{page.title}](/{page.name}.ipynb) | {page.claim} | {names} |"
 
 
@@ -125,7 +132,7 @@ def paper(pages: list[Notebook]) -> str:
 
 
 def tutorials(pages: list[Notebook]) -> str:
-    return "\n\n".join(["# Tutorials", "Each does one thing from start to end, in seconds, and runs in Colab as it stands.",
+    return "\n\n".join(["# Tutorials", "Each does one thing from start to end, in seconds.",
                         listed(pages), toctree([page.name for page in pages], hidden=True)])
 
 
@@ -170,7 +177,8 @@ def write_pages(folder: Path) -> None:
         "tutorials/index": tutorials(group["tutorials"]),
         "paper/index": paper(group["paper"]),
         "api": api(chapters),
-        "command_line": reference.command_line(f"{PACKAGE}.cli", name) + "\n\n" + toctree([page.name for page in commands], hidden=True),
+        "command_line": reference.command_line(f"{PACKAGE}.cli", name) + "\n\n"
+            + toctree({page.name: f"The module {page.module}" for page in commands}, hidden=True),
         "benchmarks": from_project(ROOT / "benchmarks" / "README.md"),
         "changelog": from_project(ROOT / "CHANGELOG.md"),
     }

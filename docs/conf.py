@@ -1,5 +1,7 @@
 """Sphinx's settings. `build.py` runs it on the pages that it made; nothing here reaches out to a network."""
 import importlib.util
+import inspect
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -15,9 +17,11 @@ extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.linkcode", "sphinx_co
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+smartquotes_action = "q"  # options of commands keep their two dashes
 myst_dmath_double_inline = True
 exclude_patterns = [".sphinx", "figures"]
 add_module_names = False
@@ -27,11 +31,12 @@ html_domain_indices = False
 html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = [str(HERE / "_static")]
+html_favicon = str(HERE / "_static" / "icon.svg")
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_baseurl = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/"
-html_sidebars = {page: [] for page in ("index", "get_started", "why_it_happens", "benchmarks", "changelog", "search", "genindex")}
+html_sidebars = {"**": ["sidebar-nav-bs"]} | {page: [] for page in ("index", "get_started", "why_it_happens", "benchmarks", "changelog", "search", "genindex")}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": project},
@@ -56,35 +61,27 @@ MATHJAX_PARTS = ["tex-chtml.js", "output/chtml/fonts", "input/tex/extensions"]
 copybutton_selector = "div.highlight pre"
 copybutton_exclude = ".linenos, .gp, .go"
 
-external = tomllib.loads((HERE / "external.toml").read_text(encoding="utf-8"))
+external = tomllib.loads((HERE / "external.toml").read_text(encoding="utf-8"))  # for links.py
 
 
 def linkcode_resolve(domain, info):
-    "The lines on GitHub that define a symbol."
-    return source_address(info["module"], info["fullname"]) if domain == "py" and info["module"] else None
-
-
-def source_address(module, fullname):
-    import importlib
-    import inspect
-    obj = importlib.import_module(module)
-    for part in fullname.split("."):
+    "The line on GitHub where a symbol is defined."
+    obj = importlib.import_module(info["module"])
+    for part in info["fullname"].split("."):
         obj = getattr(obj, part)
-    obj = getattr(obj, "fget", obj)
     try:
-        line = inspect.getsourcelines(obj)[1]
-    except (OSError, TypeError):
+        line = inspect.getsourcelines(getattr(obj, "fget", obj))[1]
+    except (OSError, TypeError):  # a constant
         return None
-    return f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/{module.replace('.', '/')}.py#L{line}"
+    return f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/{info['module'].replace('.', '/')}.py#L{line}"
 
 
 def copy_mathjax(app, exception):
-    import shutil
     for part in MATHJAX_PARTS if exception is None else []:
         target = Path(app.outdir) / "_static" / "mathjax" / part
         target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (MATHJAX / part).is_dir() else shutil.copyfile)(
-            MATHJAX / part, target, **{"dirs_exist_ok": True} if (MATHJAX / part).is_dir() else {})
+        copy = shutil.copytree if (MATHJAX / part).is_dir() else shutil.copy
+        copy(MATHJAX / part, target)
 
 
 def setup(app):

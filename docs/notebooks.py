@@ -5,7 +5,6 @@ Nothing is executed. What a page shows is what its notebook stores.
 import ast
 import base64
 import io
-import json
 import re
 from configparser import ConfigParser
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import nbformat
-from execnb.nbio import dict2nb, mk_cell, read_nb, write_nb
+from execnb.nbio import mk_cell
 from nbdev.processors import (
     FilterDefaults, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi)
 from nbdev.process import Processor

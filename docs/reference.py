@@ -111,19 +111,21 @@ def command_line(
     module: str,  # that holds the typer app
     name: str,    # of the installed command
 ) -> str:  # Markdown
-    "typer's own documentation of the commands, its lists as tables."
+    "typer's own documentation of the commands; its lists become tables, its examples code."
     command = [sys.executable, "-m", "typer", module, "utils", "docs", "--name", name]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    text = re.sub(r"^\* `([^`]*)`: (.*)$", as_row, text, flags=re.MULTILINE)
-    text = re.sub(r"^\* `([^`]*)`$", r"| `\1` | | |", text, flags=re.MULTILINE)
+    purposes = dict(re.findall(rf"^## `{name} ([\w-]+)`\n\n(.*)$", text, re.MULTILINE))
+    text = re.sub(r"^\* `(\w[\w-]*)`: .*$", lambda found: f"| `{found[1]}` | {purposes[found[1]]} |", text, flags=re.MULTILINE)
+    text = re.sub(r"^\* `([^`]*)`(?:: (.*))?$", as_row, text, flags=re.MULTILINE)
     for heading, column in {"Options": "option", "Arguments": "argument", "Commands": "command"}.items():
-        head = f"| {column} | | |\n| --- | --- | --- |\n"
-        text = text.replace(f"**{heading}**:\n\n", f"**{heading}**\n\n{head}")
+        text = text.replace(f"**{heading}**:\n\n", f"| {column} | meaning | default |\n| --- | --- | --- |\n")
+    text = text.replace("| command | meaning | default |\n| --- | --- | --- |", "| command | meaning |\n| --- | --- |")
     text = re.sub(r"^Example: (.*)$", r"```sh\n\1\n```", text, flags=re.MULTILINE)
-    return text.replace("**Usage**:\n", "").replace("```console\n$ ", "```sh\n")
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```", r"`\1`", text)
+    return re.sub(r"\A# .*", "# Command line", text)
 
 
 def as_row(match) -> str:
-    option, text = match.groups()
-    meaning, _, facts = text.partition("[") if "[" in text else (text, "", "")
-    return f"| `{option}` | {meaning.strip()} | {facts.removesuffix(']')} |".replace("\\|", "|")
+    option, text = match[1], match[2] or ""
+    meaning, _, default = text.partition("[")
+    return f"| `{option}` | {meaning.strip()} | {default.removesuffix(']').removeprefix('default: ')} |"
