@@ -1,0 +1,221 @@
+"""Builds the documentation site from the notebooks' stored outputs: `python docs/build.py`, then open `_docs/index.html`."""
+import argparse
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import reference  # noqa: E402
+from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
+from notebooks import NBS, PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
+from sphinx.cmd.build import main as sphinx  # noqa: E402
+
+PAGES = ROOT / "_proc"  # what Sphinx reads
+DECADES = {"0": "Numerics", "1": "Learning", "2": "Analysis", "3": "Experiments"}
+GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
+COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
+NO_FACTS = "no facts yet"
+SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "why_it_happens": "Why it happens",
+            "paper/index": "The paper", "api": "API", "command_line": "Command line", "benchmarks": "Benchmarks",
+            "changelog": "Changelog"}
+
+
+# Pages made of notebooks
+
+def page_of(notebook: Notebook, folder: Path) -> None:
+    "Write the notebook as Sphinx is to read it."
+    nb = read_nb(notebook.path)
+    ForSphinx()(nb)
+    if notebook.name == "index":  # title and introduction are on the home page
+        nb.cells[0].source, nb.cells[1].source = "# Get started", after_introduction(nb.cells[1].source)
+    nb.cells[1:1] = [mk_cell(origin(notebook), "markdown")]
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(((?:\.\./)*(?:\w+/)*\w+)\.ipynb", lambda link: "](" + page_link(notebook, link[1]), cell.source)
+    nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata["language_info"] = {"name": "python"}
+    target = folder / f"{notebook.name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_nb(nb, target)
+
+
+def after_introduction(source: str) -> str:
+    "From the first heading on."
+    return "## " + source.split("\n## ", 1)[1]
+
+
+def page_link(notebook, link):
+    "A link from notebook to notebook, as one from page to page."
+    target = Notebook((notebook.path.parent / f"{link}.ipynb").resolve())
+    return "/" + target.name + ".ipynb"
+
+
+def origin(notebook) -> str:
+    "One line below the title: where this page comes from, and for a tutorial how to run it without installing anything."
+    parts = [f"[`{notebook.source}`]({GITHUB}/{notebook.source})"]
+    if notebook.module:
+        parts.insert(0, f"module `{notebook.module}`")
+    line = f"{{.origin}}\n{' · '.join(parts)}"
+    if notebook.folder != "tutorials":
+        return line
+    return (f"{line} · [Open in Colab]({COLAB}/{notebook.source})\n\n:::{{dropdown}} In Colab, run this first\n"
+            f"```\n%pip install -q git+{SETTINGS['git_url']}\n```\n:::")
+
+
+def figures(pages: list[Notebook], folder: Path) -> dict[str, str]:
+    "Labelled figures of all notebooks as files, and the Markdown that shows each."
+    found = {}
+    for notebook in pages:
+        for cell, picture in notebook.figures:
+            options = directives(cell)
+            if label := options.get("label"):
+                (folder / "figures").mkdir(exist_ok=True)
+                (folder / "figures" / f"{label}.png").write_bytes(picture)
+                found[label] = (f":::{{figure}} /figures/{label}.png\n:alt: {options.get('fig-alt', '')}\n:width: {width(picture)}px\n"
+                                f":target: {notebook.name}.html\n\nFrom [{notebook.title}](/{notebook.name}.ipynb)\n:::")
+    return found
+
+
+def without_alt(pages: list[Notebook]) -> list[str]:
+    "Figures that a screen reader cannot describe."
+    return [f"{notebook.source}: the figure of '{cell.source.strip().splitlines()[0]}' needs `#| fig-alt: what it shows`"
+            for notebook in pages for cell, _ in notebook.figures if not directives(cell).get("fig-alt")]
+
+
+# Pages made of lists
+
+def toctree(names, caption="", hidden=False) -> str:
+    options = (f":caption: {caption}\n" if caption else "") + (":hidden:\n" if hidden else ":maxdepth: 1\n")
+    entries = [f"{title} </{name}>" for name, title in names.items()] if isinstance(names, dict) else [f"/{name}" for name in names]
+    return "```{toctree}\n" + options + "\n" + "\n".join(entries) + "\n```"
+
+
+def listed(pages) -> str:
+    "A linked title and the claim of each page."
+    return "\n\n".join(f"[**{page.title}**](/{page.name}.ipynb)\n: {page.claim}" for page in pages)
+
+
+def api(modules: list[Notebook]) -> str:
+    "Modules by decade, each with what it exports."
+    text = ["# API", "Every notebook is a module and a chapter: they build on one another from top to bottom, and read as one text. "
+            "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them."]
+    for decade, title in DECADES.items():
+        chapters = [page for page in modules if page.path.stem[0] == decade]
+        if chapters:
+            text += [f"## {title}", "| module | claim | exports |\n| --- | --- | --- |\n" + "\n".join(map(api_row, chapters)),
+                     toctree([page.name for page in chapters], caption=title, hidden=True)]
+    return "\n\n".join(text)
+
+
+def api_row(page):
+    names = " ".join(f"{{py:obj}}`~{page.module}.{name}`" for name in public_names(page.module))
+    return f"| [{page.title}](/{page.name}.ipynb) | {page.claim} | {names} |"
+
+
+def public_names(module):
+    import importlib
+    return [name for name in importlib.import_module(module).__all__ if name[0] != "_"]
+
+
+def paper(pages: list[Notebook]) -> str:
+    rows = ["| claim | page | reproduced? | ours | the paper |", "| --- | --- | --- | --- | --- |"]
+    for page in pages:
+        facts = page.facts or [[page.claim, NO_FACTS, "", ""]]
+        rows += [f"| {claim} | [{page.title.split(':')[0]}](/{page.name}.ipynb) | {reproduced} | {ours} | {theirs} |"
+                 for claim, reproduced, ours, theirs in facts]
+    return "\n\n".join([(HERE / "paper.md").read_text(encoding="utf-8").strip(), "\n".join(rows),
+                        toctree([page.name for page in pages], hidden=True)])
+
+
+def tutorials(pages: list[Notebook]) -> str:
+    return "\n\n".join(["# Tutorials", "Each does one thing from start to end, in seconds.",
+                        listed(pages), toctree([page.name for page in pages], hidden=True)])
+
+
+def home(front: Notebook, shown: dict[str, str], sections: dict[str, str]) -> str:
+    "Title, claim and first paragraph of the front page, one picture, and where to go."
+    text = (HERE / "home.md").read_text(encoding="utf-8")
+    parts = {"title": front.cells[0].source, "introduction": front.cells[1].source.split("\n## ")[0].strip()}
+    return filled(text, {**shown, **parts}) + "\n\n" + toctree(sections, hidden=True)
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    "Lines `<<name>>` replaced; a name that is not there stops the build."
+    return re.sub(r"^<<([\w-]+)>>$", lambda match: parts[match[1]], text, flags=re.MULTILINE)
+
+
+def from_project(file: Path) -> str:
+    "A Markdown file of the project; what it links to lies on GitHub."
+    folder = file.parent.relative_to(ROOT).as_posix()
+    base = GITHUB if folder == "." else f"{GITHUB}/{folder}"
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({base}/\1)", file.read_text(encoding="utf-8"))
+
+
+# The site
+
+def write_pages(folder: Path) -> None:
+    "Everything that Sphinx reads."
+    found = notebooks()
+    front = next(page for page in found if page.name == "index")
+    modules = [page for page in found if page.module]
+    group = {name: [page for page in found if page.folder == name] for name in ("tutorials", "paper")}
+    chapters = [page for page in modules if page.path.stem[0] in DECADES]
+    commands = [page for page in modules if page not in chapters]
+    for page in found:
+        page_of(page, folder)
+    (folder / "index.ipynb").rename(folder / "get_started.ipynb")
+    shown = figures(found, folder)
+    sections = {name: title for name, title in SECTIONS.items() if group.get(name.removesuffix("/index"), True)}
+    name = SETTINGS["console_scripts"].split("=")[0]
+    texts = {
+        "index": home(front, shown, sections),
+        "why_it_happens": filled((HERE / "why_it_happens.md").read_text(encoding="utf-8"), shown),
+        "tutorials/index": tutorials(group["tutorials"]),
+        "paper/index": paper(group["paper"]),
+        "api": api(chapters),
+        "command_line": reference.command_line(f"{PACKAGE}.cli", name) + "\n\n"
+            + toctree({page.name: f"The module {page.module}" for page in commands}, hidden=True),
+        "benchmarks": from_project(ROOT / "benchmarks" / "README.md"),
+        "changelog": from_project(ROOT / "CHANGELOG.md"),
+    }
+    for name in ["index", *sections]:
+        file = folder / f"{name}.md"
+        if name in texts:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(texts[name] + "\n", encoding="utf-8")
+    for line in without_alt(found):
+        print(line)
+
+
+def build(out: Path = ROOT / SETTINGS["doc_path"], pages: Path = PAGES) -> int:
+    "Puts the site at `out`, in place of an earlier one, if Sphinx has nothing to warn of; its status otherwise."
+    if out.exists() and any(out.iterdir()) and not (out / ".buildinfo").exists():
+        raise ValueError(f"{out} holds something else than a site: name an empty folder with --out")
+    shutil.rmtree(pages, ignore_errors=True)
+    made = pages / ".sphinx" / "html"
+    made.parent.mkdir(parents=True)
+    write_pages(pages)
+    status = sphinx(["-W", "--keep-going", "-q", "-E", "-b", "html", "-c", str(HERE), "-d", str(made.parent / "doctrees"),
+                     str(pages), str(made)])
+    if status == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(made, out)
+    return status
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / SETTINGS["doc_path"], help="folder of the site (default: %(default)s)")
+    options, start = parser.parse_args(), time.time()
+    if status := build(options.out.resolve()):
+        return status
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file()) / 2**20
+    print(f"{options.out}/index.html: {size:.0f} MB in {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
