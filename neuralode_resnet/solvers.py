@@ -9,9 +9,10 @@ __all__ = ['GRADIENTS', 'Solver', 'check_problem', 'folded', 'integrate']
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import gradients, native
 from .step_control import adaptive_march, initial_step_size
@@ -147,12 +148,17 @@ def folded(field,       # f(t, z)
     if stack is None: return field
     return stack if not getattr(stack, "only_natively", False) or native_walk and native.usable(stack, z) else field
 
+_CHECKED = WeakKeyDictionary() # module -> shape, dtype and device of the state at which it was last found to be a field
+
 @torch.no_grad()
 def _check_field(field, z, t):
+    like, is_module = (z.shape, z.dtype, z.device), isinstance(field, nn.Module)
+    if is_module and _CHECKED.get(field) == like: return
     k = field(torch.tensor(t, dtype=torch.float64).to(z), z)
     for what in ("shape", "dtype", "device"):
         got, expected = getattr(k, what, type(k).__name__), getattr(z, what)
         if got != expected: raise ValueError(f"the field returns another {what} than its state: {got}, not {expected}")
+    if is_module: _CHECKED[field] = like
 
 # %% ../nbs/07_solvers.ipynb #b1b0a8f4
 def _walk(tableau, solver, t_span, max_nfe, nodes):
