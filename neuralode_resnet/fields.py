@@ -96,6 +96,7 @@ def init_kaiming(module: nn.Module, # a field or a head, changed in place
         else: nn.init.zeros_(parameter)
     return module
 
+# %% ../nbs/11_fields.ipynb #c51b892b
 class _Network(nn.Module):
     "Three layers with ReLU between them; a field, so it takes a time."
     def __init__(self, first, middle, last):
@@ -117,7 +118,7 @@ class _Network(nn.Module):
         "f(z), like the state `z`; the time is not used."
         with evaluated_in(self.precision, z.device.type): return self.net(z).to(z.dtype)
 
-# %% ../nbs/11_fields.ipynb #1d4bb334
+# %% ../nbs/11_fields.ipynb #7fa1bbff
 @cache
 def _shifts(dim, dtype, device):
     "(3, dim, dim): 1 where tap k at position q reads position p = q + k - 1."
@@ -128,7 +129,7 @@ def _matrix(w, taps):
     "A kernel (…, out, in, tap) as a matrix (…, position · out, position · in)."
     return torch.einsum("...oik,kpq->...qopi", w, taps).flatten(-4, -3).flatten(-2)
 
-# %% ../nbs/11_fields.ipynb #7fa1bbff
+# %% ../nbs/11_fields.ipynb #68a59730
 class Conv1dField(_Network):
     "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
     FOLD_UP_TO, BAND_UP_TO = 8, 16 # length of the state up to which dense layers are as fast, or faster; in native code
@@ -150,7 +151,7 @@ class Conv1dField(_Network):
         stack.positions, stack.only_natively = dim, dim > self.FOLD_UP_TO
         return stack
 
-# %% ../nbs/11_fields.ipynb #ef53bf7b
+# %% ../nbs/11_fields.ipynb #3e827886
 class LinearField(_Network):
     "linear of the paper (§4): dim → channels → channels → dim."
     def __init__(self, dim: int, channels: int = 32): # numbers of a state (batch, dim); width of the hidden layers
@@ -165,7 +166,7 @@ class LinearField(_Network):
         "The same function as a `DenseStack`."
         return DenseStack(*self.dense_layers(parameters or [*self.parameters()], z))
 
-# %% ../nbs/11_fields.ipynb #3e827886
+# %% ../nbs/11_fields.ipynb #2262913c
 class Conv2dField(_Network):
     "conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels (kernel 1)."
     def __init__(self, in_channels: int, channels: int = 128): # of a state (batch, in_channels, height, width); width
@@ -173,7 +174,7 @@ class Conv2dField(_Network):
                          nn.Conv2d(channels, in_channels, 1))
         self.to(memory_format=torch.channels_last)
 
-# %% ../nbs/11_fields.ipynb #8d57b75d
+# %% ../nbs/11_fields.ipynb #a7fb7873
 class Stacked(nn.Module):
     "Equal modules as one, with a leading member axis on parameters, inputs and outputs. Raises `ValueError` if unequal."
     def __init__(self, modules): # at least one, of equal architecture
@@ -216,7 +217,7 @@ class Stacked(nn.Module):
         "Member `i` as a field whose gradients reach the ensemble's parameters."
         return _View(self, i)
 
-# %% ../nbs/11_fields.ipynb #450e8eb6
+# %% ../nbs/11_fields.ipynb #01c3ad9a
 class _View:
     "One member of a `Stacked`, as a field."
     def __init__(self, stacked, i): self.stacked, self.i = stacked, i

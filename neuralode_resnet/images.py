@@ -101,6 +101,13 @@ def _standard_files(name, make, root, folder, names, download):
     return root, files
 
 # %% ../nbs/09_images.ipynb #d270f0e2
+def _both_splits(make, root, channels_first):
+    "Pixels and classes of the train and the test split that torchvision's `make` reads below `root`."
+    splits = [make(root, train=train) for train in (True, False)]
+    parts = [part for split in splits for part in (channels_first(split.data), torch.as_tensor(split.targets))]
+    return dict(parts=parts, classes=splits[0].classes)
+
+# %% ../nbs/09_images.ipynb #4911eb0a
 MNIST_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 
 def _check_idx(file):
@@ -118,13 +125,11 @@ def mnist(root=None,       # folder that holds MNIST/raw
     "MNIST as `Images`, (1, 28, 28). `ValueError`: missing or damaged files, no room."
     root, files = _standard_files("mnist", lambda: torchvision_datasets().MNIST, root, "MNIST/raw", MNIST_FILES, download)
     for file in files: _check_idx(file)
-    def decode():
-        splits = [torchvision_datasets().MNIST(root, train=train) for train in (True, False)]
-        return dict(parts=[part for split in splits for part in (split.data[:, None], split.targets)], classes=splits[0].classes)
+    decode = lambda: _both_splits(torchvision_datasets().MNIST, root, lambda data: data[:, None])
     found = decoded(root, files, decode, sum(file.stat().st_size for file in files), cache)
     return Images("mnist", *found["parts"], tuple(found["classes"]))
 
-# %% ../nbs/09_images.ipynb #ac285ef0
+# %% ../nbs/09_images.ipynb #2f37d9c8
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 def cifar10(root=None,     # folder that holds cifar-10-batches-py
@@ -134,11 +139,10 @@ def cifar10(root=None,     # folder that holds cifar-10-batches-py
     folder = "cifar-10-batches-py"
     root, files = _standard_files("cifar10", lambda: torchvision_datasets().CIFAR10, root, folder, CIFAR10_FILES, download)
     def decode():
-        try: splits = [torchvision_datasets().CIFAR10(root, train=train) for train in (True, False)]
+        try: return _both_splits(torchvision_datasets().CIFAR10, root,
+                                 lambda data: torch.from_numpy(data).permute(0, 3, 1, 2).contiguous())
         except RuntimeError as error:
             raise ValueError(f"a file in {root / folder} is not the published one (md5): remove the folder, and download again "
                              "with download=True; CIFAR-10 in folders of JPEG files is an image_folder") from error
-        return dict(parts=[part for split in splits for part in (
-            torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(split.targets))], classes=splits[0].classes)
     found = decoded(root, files, decode, 60_000 * 3 * 32 * 32, cache)
     return Images("cifar10", *found["parts"], tuple(found["classes"]))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['separation', 'separable', 'head_margin', 'sensitivity']
 
-# %% ../nbs/22b_margins.ipynb #452632fb
+# %% ../nbs/22b_margins.ipynb #4a0d006a
 import copy
 import math
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .datasets import as_states
 from .solvers import Solver
 
-# %% ../nbs/22b_margins.ipynb #e5069d56
+# %% ../nbs/22b_margins.ipynb #a9a2be05
 def separation(z,  # states (n, *state), tensor or array
                y): # labels (n,), of at least two classes
     "Largest `s` of a linear program: 0 where no linear head gives every state its label. Raises `ValueError` for bad data."
@@ -38,14 +38,14 @@ def separation(z,  # states (n, *state), tensor or array
     cost = np.r_[np.zeros(rows.shape[1]), -1]
     return -linprog(cost, np.c_[rows, np.ones(len(rows))], np.zeros(len(rows)), bounds=bounds).fun
 
-# %% ../nbs/22b_margins.ipynb #bc69ec54
+# %% ../nbs/22b_margins.ipynb #133f4d7e
 def separable(z,  # states (n, *state), tensor or array
               y,  # labels (n,), of at least two classes
               least: float = 1e-6): # separation that counts, relative to half the width of the cloud
     "Could a linear head give every state its label? Raises `ValueError` for bad data."
     return bool(separation(z, y) > least)
 
-# %% ../nbs/22b_margins.ipynb #a8d410d5
+# %% ../nbs/22b_margins.ipynb #3e2bfa18
 def _linear_layer(model):
     "The only layer of a head that is linear. Raises `ValueError` for any other head."
     head = getattr(model, "head", model)
@@ -57,7 +57,7 @@ def _linear_layer(model):
                      "the gap of the two largest logits over twice a Lipschitz constant of the head is a lower bound; "
                      "or count flips with swap_grid")
 
-# %% ../nbs/22b_margins.ipynb #f31445e7
+# %% ../nbs/22b_margins.ipynb #e61fc868
 @torch.no_grad()
 def head_margin(model,       # a single model whose head is linear, or the head
                 z: Tensor):  # end states (n, *state)
@@ -74,19 +74,25 @@ def head_margin(model,       # a single model whose head is linear, or the head
     own = torch.arange(len(weight), device=z.device) == top[:, None]
     return distance.nan_to_num(math.inf).masked_fill(own, math.inf).amin(1)
 
-# %% ../nbs/22b_margins.ipynb #60be4ddc
+# %% ../nbs/22b_margins.ipynb #38e5de16
+def _compared(model, rival, x):
+    "Margin, difference and flip of samples `x` between a model and its copy with another solver, in float64."
+    z0 = model.upstream(as_states(x, torch.float64))
+    own, other = model.block(z0), rival.block(z0)
+    flipped = model.head(own).argmax(-1) != model.head(other).argmax(-1)
+    columns = dict(margin=head_margin(model, own), difference=(other - own).flatten(1).norm(dim=1), flipped=flipped)
+    return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+
 @torch.no_grad()
 def sensitivity(model,      # a single model whose head is linear
                 x: Tensor,  # inputs (n, *state)
-                solver):    # compared with the model's own; a `Solver` or its name
+                solver,     # compared with the model's own; a `Solver` or its name
+                batch_size: int = 500): # samples solved together
     "Data frame, a row per sample: margin, difference, flipped (paper, §2). `ValueError`: unfit head, inputs."
-    if not torch.isfinite(x.double()).all(): raise ValueError("some inputs are not finite: leave them out")
     _linear_layer(model)
-    double = copy.deepcopy(model).double().eval()
-    z0 = double.upstream(as_states(x, torch.float64))
-    own = double.block(z0)
-    double.block.solver = solver
-    other = double.block(z0)
-    flipped = double.head(own).argmax(-1) != double.head(other).argmax(-1)
-    columns = dict(margin=head_margin(double, own), difference=(other - own).flatten(1).norm(dim=1), flipped=flipped)
-    return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+    double, rival = (copy.deepcopy(model).double().eval() for _ in range(2))
+    rival.block.solver, frames = solver, []
+    for batch in x.split(batch_size):
+        if not torch.isfinite(batch.double()).all(): raise ValueError("some inputs are not finite: leave them out")
+        frames.append(_compared(double, rival, batch))
+    return pd.concat(frames, ignore_index=True)

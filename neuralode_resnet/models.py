@@ -146,8 +146,7 @@ class NeuralODE(_Classifier):
                  seed=0,                # of the initial weights; several seeds make an ensemble
                  precision: str = "fp32"): # in which an image field is evaluated; one of `PRECISIONS`
         "The paper's model for `data` (§4). Raises `ValueError` for what does not fit."
-        state = list(data.x_train.shape[1:])
-        if len(state) not in FIELDS: raise ValueError(f"no field for states of shape {tuple(state)}")
+        if len(state := list(data.x_train.shape[1:])) not in FIELDS: raise ValueError(f"no field for states of shape {state}")
         return cls.from_config(dict(field=FIELDS[len(state)], state=state, channels=channels, n_classes=data.n_classes,
                                     solver=str(Solver.parse(solver)), gradient=gradient, precision=precision,
                                     seed=seed if isinstance(seed, int) else [int(s) for s in seed]))

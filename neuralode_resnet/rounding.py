@@ -42,6 +42,7 @@ class RoundedValidity:
         if not self.exact.valid: return "solver"
         return "valid" if self.own.valid else "rounding"
 
+# %% ../nbs/20b_rounding.ipynb #4d6e7f4e
 def rounded_validity(model: NeuralODE, # a single model, of any precision
                      x: Tensor,        # inputs (n, *state)
                      y: Tensor,        # labels (n,)

@@ -9,9 +9,10 @@ __all__ = ['GRADIENTS', 'Solver', 'check_problem', 'folded', 'integrate']
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import gradients, native
 from .step_control import adaptive_march, initial_step_size
@@ -147,14 +148,20 @@ def folded(field,       # f(t, z)
     if stack is None: return field
     return stack if not getattr(stack, "only_natively", False) or native_walk and native.usable(stack, z) else field
 
+# %% ../nbs/07_solvers.ipynb #54637fc4
+_CHECKED = WeakKeyDictionary() # module -> shape, dtype and device of the state at which it was last found to be a field
+
 @torch.no_grad()
 def _check_field(field, z, t):
+    like, is_module = (z.shape, z.dtype, z.device), isinstance(field, nn.Module)
+    if is_module and _CHECKED.get(field) == like: return
     k = field(torch.tensor(t, dtype=torch.float64).to(z), z)
     for what in ("shape", "dtype", "device"):
         got, expected = getattr(k, what, type(k).__name__), getattr(z, what)
         if got != expected: raise ValueError(f"the field returns another {what} than its state: {got}, not {expected}")
+    if is_module: _CHECKED[field] = like
 
-# %% ../nbs/07_solvers.ipynb #b1b0a8f4
+# %% ../nbs/07_solvers.ipynb #480b690a
 def _walk(tableau, solver, t_span, max_nfe, nodes):
     "A closure that solves: `walk(field, z)` returns a `Solution`, from a fixed grid or under control."
     if not solver.fixed:
@@ -168,7 +175,7 @@ def _recomputed(field, tableau, walk, z):
     solution.z = gradients.checkpointed(field, tableau, solution.grid, z)
     return solution
 
-# %% ../nbs/07_solvers.ipynb #480b690a
+# %% ../nbs/07_solvers.ipynb #6f253361
 def _by_hand(field, z):
     "Is a gradient wanted, from a field that can pull it back itself?"
     return hasattr(field, "pull_back") and torch.is_grad_enabled() \
@@ -187,7 +194,7 @@ def _natively(field, z, solver, t_span, max_nfe):
         found.z = native.solve(field, tableau, [found.grid], z)
     return found
 
-# %% ../nbs/07_solvers.ipynb #6f253361
+# %% ../nbs/07_solvers.ipynb #f02e4426
 def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
     "The `Solution`, by the walk that `gradient` and the field ask for."
     if gradient == "adjoint": return gradients.adjoint(field, z, solver.method, t_span, solver.step_size,
@@ -200,7 +207,7 @@ def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
     if nodes is None and _by_hand(field, z): return gradients.unrolled(field, tableau, walk, z)
     return walk(field, z)
 
-# %% ../nbs/07_solvers.ipynb #01b1ee75
+# %% ../nbs/07_solvers.ipynb #89c2fccc
 def integrate(field,             # f(t, z) -> like z; `t` is a scalar tensor
               z0: Tensor,        # initial state (batch, *state), floating point
               solver,            # a `Solver`, or its name, "euler@1/64"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORM_UP_TO', 'step_jacobian', 'Injectivity', 'injectivity']
 
-# %% ../nbs/21b_step_maps.ipynb #9c680f1d
+# %% ../nbs/21b_step_maps.ipynb #afbdb0d2
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from .crossing import entrance
 from .solvers import Solver
 from .steps import Step, rk_step, stage_times
 
-# %% ../nbs/21b_step_maps.ipynb #25aba9ce
+# %% ../nbs/21b_step_maps.ipynb #ce6bad4b
 def _step_map(field, tableau, step, z):
     "The map z -> Psi(z) of one `Step`, for states like `z`."
     field = getattr(field, "folded", lambda z: None)(z) or field
@@ -30,7 +30,7 @@ def _formed(psi, z):
     columns = vmap(lambda v: jvp(psi, (z,), (v.expand_as(z),))[1])(basis)
     return columns.flatten(2).permute(1, 2, 0)
 
-# %% ../nbs/21b_step_maps.ipynb #1349606f
+# %% ../nbs/21b_step_maps.ipynb #c1a64fba
 def step_jacobian(field,        # f(t, z), states of a batch independent of each other
                   solver,       # with a fixed step; a `Solver` or its name
                   z: Tensor,    # states (batch, *state)
@@ -41,7 +41,7 @@ def step_jacobian(field,        # f(t, z), states of a batch independent of each
                                           "or ask injectivity(model, x), which takes the steps that were chosen")
     return _formed(_step_map(field, solver.tableau, Step(t, solver.step_size), z), z)
 
-# %% ../nbs/21b_step_maps.ipynb #d2d1998b
+# %% ../nbs/21b_step_maps.ipynb #effb229e
 def _unit(v):
     "`v` (batch, *state) with norm 1, and its norms (batch,)."
     norms = v.flatten(1).norm(dim=1)
@@ -60,7 +60,7 @@ def _distance(psi, z, iterations, generator):
         v, _ = _unit(pull_back(image)[0])
     return best
 
-# %% ../nbs/21b_step_maps.ipynb #36394367
+# %% ../nbs/21b_step_maps.ipynb #4ef0fe0d
 @dataclass(frozen=True)
 class Injectivity:
     "What is known of the steps of one solve at the visited states. Properties are `None` where no Jacobian was formed."
@@ -86,7 +86,7 @@ class Injectivity:
         "Largest norm of the Jacobian minus identity: a bound, from below, of the Lipschitz constant that must be < 1."
         return self.h_lip.max().item()
 
-# %% ../nbs/21b_step_maps.ipynb #664e0b75
+# %% ../nbs/21b_step_maps.ipynb #b2facd06
 FORM_UP_TO = 64 # numbers a state up to which Jacobians are formed
 
 def _examined(psi, z, form, iterations, generator):
@@ -97,7 +97,7 @@ def _examined(psi, z, form, iterations, generator):
     return (torch.linalg.det(jacobian), torch.linalg.svdvals(jacobian)[:, -1],
             torch.linalg.matrix_norm(jacobian - identity, 2))
 
-# %% ../nbs/21b_step_maps.ipynb #1b9e9d99
+# %% ../nbs/21b_step_maps.ipynb #5769d1be
 @torch.no_grad()
 def injectivity(model: nn.Module,     # contains one `ODEBlock`, or is one; of an ensemble take a member
                 x: Tensor,            # inputs (batch, *shape)

@@ -180,6 +180,7 @@ def _threads_for(run):
     natively = block.gradient == "backprop" and native.usable(folded(block.field, z, True), z)
     return native.undisturbed() if natively else nullcontext()
 
+# %% ../nbs/13_training.ipynb #b8c4ec67
 def _iterate(run, bar):
     "One iteration with its callbacks; `TrainingError` if there is nothing left to train."
     try: run.advance()
@@ -195,7 +196,7 @@ def _iterate(run, bar):
     bar.update()
     if run.iteration % 50 == 0: bar.set_postfix(loss=f"{run.losses.mean():.3f}", refresh=False)
 
-# %% ../nbs/13_training.ipynb #b8c4ec67
+# %% ../nbs/13_training.ipynb #5690037d
 def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         data: Data,              # on the model's device
         iterations: int = 10_000,# optimiser steps in all, those of a resumed run included
