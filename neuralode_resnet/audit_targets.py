@@ -73,14 +73,14 @@ def _as_output(out, choose):
 
 class Target:
     "A model that solves with torchdiffeq; the base of the others."
-    kind = "torchdiffeq"
+    kind, max_nfe = "torchdiffeq", 100_000 # evaluations of one solve after which it is given up
     def __init__(self, model, output=None, module="torchdiffeq"):
         self.model, self.output, self.module, self.modules = model, output, module, modules_of(model)
 
     def solving(self, level=0, higher=False, fields=None, change_field=None):
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(module=self.module, refine=2 ** level, tighten=10 ** level, higher=higher, fields=fields,
-                                  keep=True, change_field=change_field)
+                                  keep=True, change_field=change_field, max_nfe=self.max_nfe)
     def call(self, x, level): return self.model(*x)
 
     def run(self, x: tuple, level=0, training=False, **changes): # the model's arguments; of accuracy; see `solving`
