@@ -105,7 +105,7 @@ def as_text(report: AuditReport):
     "The report as it is printed."
     parts = [HEADLINES[report.verdict], f"  {report.why}."]
     if report.todo: parts.append(f"  To decide: {report.todo}.")
-    parts += ["", report.blocks.to_string(index=False), "", _swap_columns(report).to_string(index=False), ""]
+    parts += [f"\n{frame.to_string(index=False)}" for frame in (report.blocks, _swap_columns(report)) if len(frame)] + [""]
     parts += [f"{name}: {text}." for name, text in evidence_lines(report)]
     parts += [f"Advice: {text}." for text in report.advice] + [f"Trap: {text}." for text in report.traps]
     return "\n".join([*parts, CAVEAT])
@@ -118,7 +118,7 @@ def _table(frame):
 def as_markdown(report: AuditReport):
     "The report as Markdown."
     todo = [f"To decide: {report.todo}."] if report.todo else []
-    return "\n\n".join([f"## {HEADLINES[report.verdict]}", f"{report.why}.", *todo, _table(report.blocks), _table(_swap_columns(report)),
+    return "\n\n".join([f"## {HEADLINES[report.verdict]}", f"{report.why}.", *todo, *[_table(frame) for frame in (report.blocks, _swap_columns(report)) if len(frame)],
         "\n".join(f"- **{name}**: {text}." for name, text in evidence_lines(report)),
         *(["\n".join(f"- Advice: {text}." for text in report.advice)] if report.advice else []),
         *(["\n".join(f"- Trap: {text}." for text in report.traps)] if report.traps else []), f"*{CAVEAT}*"]) + "\n"
