@@ -12,12 +12,13 @@ import functools
 import importlib
 import inspect
 import random
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .models import ODEBlock
 from .solvers import SolveError, Solver
@@ -71,23 +72,34 @@ def _as_output(out, choose):
     raise ValueError(f"the model returns {type(out).__name__}, a tensor (n, ...) is needed: pass output=lambda out: ..., "
                      "which picks the part to be judged, for instance out[-1]")
 
+class _SameDraws(TorchFunctionMode):
+    "Random numbers in float64 are those that float32 would have drawn."
+    DRAWS = (torch.randn, torch.rand, torch.randn_like, torch.rand_like, torch.normal)
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, is_wide = kwargs or {}, lambda a: a is torch.float64 or isinstance(a, Tensor) and a.dtype == torch.float64
+        if func not in self.DRAWS or not any(map(is_wide, (*args, *kwargs.values()))): return func(*args, **kwargs)
+        narrow = lambda a: (a.float() if isinstance(a, Tensor) else torch.float32) if is_wide(a) else a
+        return func(*map(narrow, args), **{name: narrow(a) for name, a in kwargs.items()}).double()
+
 class Target:
     "A model that solves with torchdiffeq; the base of the others."
-    kind = "torchdiffeq"
+    kind, max_nfe = "torchdiffeq", 100_000 # evaluations of one solve after which it is given up
     def __init__(self, model, output=None, module="torchdiffeq"):
         self.model, self.output, self.module, self.modules = model, output, module, modules_of(model)
 
     def solving(self, level=0, higher=False, fields=None, change_field=None):
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(module=self.module, refine=2 ** level, tighten=10 ** level, higher=higher, fields=fields,
-                                  keep=True, change_field=change_field)
+                                  keep=True, change_field=change_field, max_nfe=self.max_nfe)
+    draws = nullcontext # where random numbers come from
     def call(self, x, level): return self.model(*x)
 
     def run(self, x: tuple, level=0, training=False, **changes): # the model's arguments; of accuracy; see `solving`
         "One `Run` of the model, which does not notice. Failures of a solve are raised."
         for gradients in (False, True):
             try:
-                with undisturbed(self.modules, training), self.solving(level, **changes) as solves, torch.set_grad_enabled(gradients):
+                with undisturbed(self.modules, training), self.solving(level, **changes) as solves, self.draws(), \
+                     torch.set_grad_enabled(gradients):
                     return Run(_as_output(self.call(x, level), self.output), solves)
             except RuntimeError as error:
                 if gradients or "does not require grad" not in str(error): raise
@@ -100,7 +112,9 @@ class Target:
     def in_double(self):
         "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
         if not isinstance(self.model, nn.Module): raise TypeError("the model is not a module, so it cannot be converted")
-        return type(self)(copy.deepcopy(self.model).double(), self.output, self.module)
+        copied = type(self)(copy.deepcopy(self.model).double(), self.output, self.module)
+        copied.draws = _SameDraws
+        return copied
 
     def name_of(self, field): # a function that was solved
         "What the model calls it."

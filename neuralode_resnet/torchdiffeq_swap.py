@@ -17,6 +17,8 @@ from dataclasses import dataclass, field as default
 import torch
 from torch import Tensor
 
+from .steps import SolveError
+
 # %% ../nbs/23b_torchdiffeq_swap.ipynb #d02df109
 @dataclass
 class Solve:
@@ -25,7 +27,7 @@ class Solve:
     asked: str                 # method in the model's code
     method: str                # method that solved, another one if it was exchanged
     order: int                 # order of that method
-    options: dict              # the model's own options
+    options: dict              # the model's own options and tolerances
     rtol: object               # relative tolerance that was used, None at fixed steps
     atol: object               # absolute tolerance that was used, None at fixed steps
     t: Tensor                  # output times (T,), increasing
@@ -104,6 +106,7 @@ class Plan:
     change_field: object = None # solve change_field(f, nodes) in the place of f(t, z)
     fields: tuple = None   # only solves of these functions or modules
     keep: bool = False     # keep states in the records
+    max_nfe: float = math.inf # evaluations of one solve after which it is given up
     solves: list = default(default_factory=list, repr=False) # the records
 
     def __post_init__(self): _check_plan(self)
@@ -114,7 +117,7 @@ class Plan:
     @property
     def changes(self):
         "Is anything to be changed at all?"
-        return self != Plan(self.table, fields=self.fields, keep=self.keep, solves=self.solves)
+        return self != Plan(self.table, fields=self.fields, keep=self.keep, max_nfe=self.max_nfe, solves=self.solves)
     def method_for(self, own):
         "Method that takes the place of `own`."
         return self.method or (HIGHER.get(own, own) if self.higher else own)
@@ -122,10 +125,11 @@ class Plan:
 # %% ../nbs/23b_torchdiffeq_swap.ipynb #25ff2b35
 class _Watched:
     "A function of torchdiffeq that counts its evaluations and the accepted steps."
-    def __init__(self, func): self.func, self.nfe, self.n_steps = func, 0, 0
+    def __init__(self, func, max_nfe): self.func, self.max_nfe, self.nfe, self.n_steps = func, max_nfe, 0, 0
     def __getattr__(self, name): return getattr(self.func, name)
     def __call__(self, t, z, **kwargs):
         self.nfe += 1
+        if self.nfe > self.max_nfe: raise SolveError(f"max_nfe = {self.max_nfe} evaluations are not enough")
         return self.func(t, z, **kwargs)
     def callback_accept_step(self, *args):
         self.n_steps += 1
@@ -155,8 +159,8 @@ class _StandIn:
     "Solves as the plan says, and records it."
     def __init__(self, plan, own, func, y0, settings):
         self.own, self.y0, self.settings, self.field = own, y0, settings, unwrapped(func)
-        self.plan = plan if plan.concerns(self.field) else Plan(plan.table, keep=plan.keep, solves=plan.solves)
-        self.func, self.method = _Watched(func), self.plan.method_for(own)
+        self.plan = plan if plan.concerns(self.field) else Plan(plan.table, keep=plan.keep, max_nfe=plan.max_nfe, solves=plan.solves)
+        self.func, self.method = _Watched(func, plan.max_nfe), self.plan.method_for(own)
         self.grid, self.unchanged = _walks_a_grid(plan.table[own]), not self.plan.changes
 
     def make(self, method, settings): return self.plan.table[method](func=self.func, y0=self.y0, **settings)
@@ -167,7 +171,7 @@ class _StandIn:
         if self.plan.rtol or not self.grid: return None
         own = self.make(self.own, self.settings)
         nodes = own.grid_constructor(own.func, self.y0, t)
-        if self.plan.change_field: self.func = _Watched(self.plan.change_field(self.func.func, nodes))
+        if self.plan.change_field: self.func.func = self.plan.change_field(self.func.func, nodes)
         return nodes if self.plan.refine == 1 else cut(nodes, self.plan.refine)
 
     def integrate(self, t):
@@ -190,7 +194,7 @@ def _until_event(self, t0, event_fn):
     return event_t, self.record(path, t, t if self.grid else None)
 
 def _record(self, path, t, nodes):
-    own = {name: value for name, value in self.settings.items() if name not in ("rtol", "atol", "norm")}
+    own = {name: value for name, value in self.settings.items() if name != "norm"}
     tolerances = _tolerances(self.plan, self.settings) if nodes is None else dict(rtol=None, atol=None)
     states = dict(start=self.y0.detach(), path=path.detach(), func=self.func.func) if self.plan.keep else {}
     self.plan.solves.append(Solve(
@@ -226,7 +230,7 @@ def torchdiffeq_solver(method: str = None, # exchange the method of every solve
                        step_size: float = None, # with a fixed-step method
                        tol: float = None,   # with an adaptive one; rtol and atol at once
                        module="torchdiffeq", # or the name of a copy of it
-                       **changes):          # refine, tighten, higher, change_field, fields, keep: see `Plan`
+                       **changes):          # refine, tighten, higher, change_field, fields, keep, max_nfe: see `Plan`
     "Within the block solves of torchdiffeq follow this plan; yields the list of `Solve`s. Raises `ValueError`."
     table = solver_table(module)
     with _lock:

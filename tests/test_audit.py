@@ -1,0 +1,364 @@
+"""Models as public code has them, written against torchdiffeq and audited unchanged.
+
+Each is trained here for a few seconds: two that step once through their interval must be found out, three with small
+tolerances must pass. None of their code knows of this package.
+"""
+import copy
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from neuralode_resnet.audit import assert_solver_independent, audit
+from torch import nn
+from torch.nn import functional as F
+from torchdiffeq import odeint, odeint_adjoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def trained(model, loss, steps, lr=1e-2):
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss(model, step).backward()
+        optimizer.step()
+    return model
+
+
+def snapshot(model):
+    "Everything that an audit must leave alone."
+    return (copy.deepcopy(model.state_dict()), [m.training for m in model.modules()],
+            [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+            torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(np.all(a == b))
+
+
+# An ODE-Net with convolutional blocks, on scikit-learn's small digits
+
+class ConcatConv2d(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.layer = nn.Conv2d(dim + 1, dim, 3, padding=1)
+
+    def forward(self, t, x):
+        return self.layer(torch.cat([torch.ones_like(x[:, :1]) * t, x], 1))
+
+
+class ODEfunc(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(4, dim), nn.GroupNorm(4, dim)
+        self.conv1, self.conv2 = ConcatConv2d(dim), ConcatConv2d(dim)
+        self.nfe = 0
+
+    def forward(self, t, x):
+        self.nfe += 1
+        return self.conv2(t, F.relu(self.norm2(self.conv1(t, F.relu(self.norm1(x))))))
+
+
+class ODENet(nn.Module):
+    def __init__(self, dim=8, **solver):
+        super().__init__()
+        self.downsample, self.odefunc, self.solver = nn.Conv2d(1, dim, 3, 2, 1), ODEfunc(dim), solver
+        self.head = nn.Sequential(nn.GroupNorm(4, dim), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(dim, 10))
+        self.integration_time = torch.tensor([0, 1]).float()
+
+    def forward(self, x):
+        x = self.downsample(x)
+        self.integration_time = self.integration_time.type_as(x)
+        return self.head(odeint_adjoint(self.odefunc, x, self.integration_time, **self.solver)[1])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+    x, y = load_digits(return_X_y=True)
+    return torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(y)
+
+
+@pytest.mark.parametrize("solver, verdict", [(dict(rtol=1e-3, atol=1e-3), "ODE"), (dict(method="euler"), "ResNet")],
+                         ids=["dopri5", "one Euler step"])
+def test_ode_net(digits, solver, verdict):
+    x, y = digits
+    torch.manual_seed(0)
+    batches = torch.randint(1200, (60, 64))
+    model = trained(ODENet(**solver), lambda m, i: F.cross_entropy(m(x[batches[i]]), y[batches[i]]), 60)
+    report = audit(model, x[1200:1500], y[1200:1500])
+    assert report.verdict == verdict, f"\n{report}"
+    assert report.blocks.block.tolist() == ["odefunc"]
+    assert any("depends on time" in said for said in report.traps)
+    assert any("no step_size" in said for said in report.traps) == (verdict == "ResNet")
+
+
+# An augmented Neural ODE on concentric circles
+
+class ANODE(nn.Module):
+    def __init__(self, hidden=32, augment=2):
+        super().__init__()
+        self.augment, dim = augment, 2 + augment
+        self.net = nn.Sequential(nn.Linear(dim, hidden), nn.Softplus(), nn.Linear(hidden, dim))
+        self.linear = nn.Linear(dim, 2)
+
+    def dynamics(self, t, z):
+        return self.net(z)
+
+    def forward(self, x):
+        z = torch.cat([x, torch.zeros(len(x), self.augment).to(x)], 1)
+        return self.linear(odeint(self.dynamics, z, torch.tensor([0., 1.]).to(x), method="rk4", options=dict(step_size=.1))[-1])
+
+
+def circles(n):
+    angle, y = torch.rand(n) * 2 * np.pi, torch.randint(2, (n,))
+    return torch.stack([angle.cos(), angle.sin()], 1) * (1 + y + .1 * torch.randn(n))[:, None], y
+
+
+@pytest.fixture(scope="module")
+def anode():
+    torch.manual_seed(0)
+    x, y = circles(512)
+    return trained(ANODE(), lambda m, i: F.cross_entropy(m(x), y), 120), circles(400)
+
+
+def test_augmented_neural_ode(anode):
+    model, (x, y) = anode
+    report = audit(model, x, y)
+    assert report.verdict == "ODE", f"\n{report}"
+    assert report.certified["share"] > .9 and report.certified["changed"] == 0
+    assert_solver_independent(model, x)
+
+
+def test_an_audit_leaves_no_trace(anode):
+    model, (x, y) = anode
+    model = copy.deepcopy(model)
+    model.net[1] = nn.Sequential(nn.BatchNorm1d(32), nn.Softplus())
+    model.train(), model.net[0].eval()
+    F.cross_entropy(model(x), y).backward()
+    before = snapshot(model)
+    audit(model, x, y)
+    assert same(before, snapshot(model))
+
+
+# A latent ODE of spirals: a recurrent encoder, a sampled latent state, a decoder
+
+class LatentODE(nn.Module):
+    def __init__(self, latent=4, hidden=20):
+        super().__init__()
+        self.rnn, self.to_z = nn.GRU(2, hidden, batch_first=True), nn.Linear(hidden, 2 * latent)
+        self.func = nn.Sequential(nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, latent))
+        self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def forward(self, trajs, ts):
+        mean, logvar = self.to_z(self.rnn(trajs.flip(1))[0][:, -1]).chunk(2, 1)
+        z0 = mean + torch.randn_like(mean) * torch.exp(.5 * logvar)
+        pred_z = odeint(lambda t, z: self.func(z), z0, ts).permute(1, 0, 2)
+        return self.decoder(pred_z), mean, logvar
+
+
+def spirals(n, ts):
+    phase = torch.rand(n, 1) * 2 * np.pi
+    angle, radius = ts[None] + phase, 1 + .3 * ts[None] + 0 * phase
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], -1) + .02 * torch.randn(n, len(ts), 2)
+
+
+def test_latent_ode():
+    torch.manual_seed(0)
+    ts = torch.linspace(0, 3, 12)
+    trajs = spirals(120, ts)
+
+    def loss(model, step):
+        pred, mean, logvar = model(trajs, ts)
+        return ((pred - trajs) ** 2).mean() + 1e-3 * (mean ** 2 + logvar.exp() - logvar - 1).mean()
+    model = trained(LatentODE(), loss, 40)
+    report = audit(model, (trajs, ts), compare="value", output=lambda out: out[0])
+    assert report.verdict == "ODE", f"\n{report}"
+    assert report.blocks.solver[0].startswith("dopri5") and "float64" not in report.rounding.get("reason", "")
+    with pytest.raises(ValueError, match="returns tuple"):
+        audit(model, (trajs, ts), compare="value")
+
+
+# A planar continuous normalising flow, trained by maximum likelihood: a tuple for a state, and time that runs backward
+
+class CNF(nn.Module):
+    def __init__(self, hidden=16, width=8):
+        super().__init__()
+        self.fc1, self.fc2, self.width = nn.Linear(1, hidden), nn.Linear(hidden, 5 * width), width
+
+    def forward(self, t, states):
+        z, n = states[0], len(states[0])
+        with torch.set_grad_enabled(True):
+            z.requires_grad_(True)
+            params = self.fc2(torch.tanh(self.fc1(t.reshape(1, 1)))).view(5, self.width)
+            W, U, B = params[:2].T, params[2:4].T, params[4]
+            h = torch.tanh(z @ W.T + B)
+            dz = h @ U / self.width
+            trace = sum(torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2))
+        return dz, -trace.view(n, 1)
+
+
+class Flow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.func = CNF()
+
+    def forward(self, x):
+        z, dlogp = odeint_adjoint(self.func, (x, torch.zeros(len(x), 1).to(x)), torch.tensor([1., 0.]).to(x),
+                                  atol=1e-5, rtol=1e-5, method="dopri5")
+        return (-.5 * z[-1] ** 2 - .5 * np.log(2 * np.pi)).sum(1, keepdim=True) - dlogp[-1]
+
+
+def test_planar_cnf():
+    torch.manual_seed(0)
+    x = circles(300)[0]
+    model = trained(Flow(), lambda m, i: -m(x).mean(), 15)
+    report = audit(model, x, compare="value")
+    assert report.verdict == "ODE", f"\n{report}"
+    assert report.certified["changed"] == 0
+
+
+# A graph ODE: diffusion with attention on a graph, one Euler step of length 6
+
+class GraphODE(nn.Module):
+    def __init__(self, adjacency, features, hidden=16, time=6.):
+        super().__init__()
+        self.adjacency, self.time = adjacency, time
+        self.encoder, self.q, self.k = nn.Linear(features, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.weight, self.decoder = nn.Linear(hidden, hidden), nn.Linear(hidden, 3)
+
+    def rhs(self, t, x):
+        scores = (self.q(x) @ self.k(x).T / 4).masked_fill(self.adjacency == 0, -1e9)
+        return torch.softmax(scores, -1) @ torch.tanh(self.weight(x)) - x
+
+    def forward(self, x):
+        t = torch.tensor([0., self.time]).to(x)
+        return self.decoder(odeint(self.rhs, self.encoder(x), t, method="euler", options=dict(step_size=self.time))[1])
+
+
+def test_graph_ode():
+    torch.manual_seed(0)
+    n = 240
+    y = torch.arange(n) % 3
+    same_class = y[:, None] == y[None]
+    adjacency = (torch.rand(n, n) < torch.where(same_class, .06, .01)).float() + torch.eye(n)
+    x = F.one_hot(y, 3).float() + 1.2 * torch.randn(n, 3)
+    model = trained(GraphODE(adjacency, 3), lambda m, i: F.cross_entropy(m(x)[:180], y[:180]), 100)
+    report = audit(model, x, y)
+    assert report.verdict == "ResNet", f"\n{report}"
+    assert report.blocks.solver.tolist() == ["euler, 1 step"] and report.geometry[0]["crossings"] is None
+    with pytest.raises(AssertionError, match="depend on the solver"):
+        assert_solver_independent(model, x)
+
+
+# Own loops, several blocks, torchdyn
+
+class Loop(nn.Module):
+    def __init__(self, layer, steps):
+        super().__init__()
+        self.layer, self.steps = layer, steps
+
+    def forward(self, x, refine=1):
+        h = 1 / (self.steps * refine)
+        for _ in range(self.steps * refine):
+            x = x + h * self.layer(x)
+        return x
+
+
+@pytest.mark.parametrize("strength, verdict", [(.5, "ODE"), (30., "ResNet")])
+def test_own_loop(strength, verdict):
+    torch.manual_seed(0)
+    report = audit(Loop(lambda x: strength * torch.sin(x.flip(1)), 4), torch.randn(400, 2))
+    assert report.verdict == verdict, f"\n{report}"
+    assert len(report.blocks) == 0
+
+
+class TwoBlocks(nn.Module):
+    "The first block is solved well, the second by a single step."
+    def __init__(self):
+        super().__init__()
+        self.good, self.bad = (nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)) for _ in range(2))
+        with torch.no_grad():
+            self.bad[2].weight *= 30
+
+    def forward(self, x):
+        t = torch.tensor([0., 1.]).to(x)
+        x = odeint(lambda t, z: self.good(z), x, t, method="rk4", options=dict(step_size=.1))[-1]
+        return odeint(lambda t, z: self.bad(z), x, t, method="euler")[-1]
+
+
+def test_blocks_are_told_apart():
+    torch.manual_seed(0)
+    report = audit(TwoBlocks(), torch.randn(300, 2))
+    alone = report.swaps[report.swaps.solver.str.startswith("only")]
+    assert report.verdict == "ResNet" and len(report.blocks) == len(alone) == 2
+    assert alone.share.iloc[0] == 0 and alone.share.iloc[1] > .1
+
+
+def test_torchdyn():
+    pytest.importorskip("torchdyn")
+    from torchdyn.core import NeuralODE
+    torch.manual_seed(0)
+    x = torch.randn(300, 2)
+    for scale, verdict in ((1., "ODE"), (30., "ResNet")):
+        net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+        with torch.no_grad():
+            net[2].weight *= scale
+        model = nn.Sequential(NeuralODE(net, solver="euler", return_t_eval=False))
+        report = audit(model, x, output=lambda sol: sol[-1])
+        assert report.verdict == verdict, f"\n{report}"
+
+
+# What cannot be audited
+
+class Nothing(nn.Module):
+    def forward(self, x): return x
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return odeint(lambda t, z: F.dropout(z), x, torch.tensor([0., 1.]), method="euler")[-1]
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        Counting.calls += 1
+        return odeint(lambda t, z: -z * Counting.calls, x, torch.tensor([0., 1.]), method="euler")[-1]
+
+
+class Exploding(nn.Module):
+    def forward(self, x):
+        return odeint(lambda t, z: z / 0, x, torch.tensor([0., 1.]), method="euler")[-1]
+
+
+class Still(nn.Module):
+    def forward(self, x): return odeint(lambda t, z: -z, x, torch.tensor([0.]), method="euler")[-1]
+
+
+@pytest.mark.parametrize("words, model, options", [
+    ("called no solver", Nothing(), {}),
+    ("nothing was solved", Still(), {}),
+    ("field is random", Random(), {}),
+    ("deterministic", Counting(), {}),
+    ("not finite", Exploding(), {}),
+    ("needs labels", Loop(nn.Linear(2, 2), 1), dict(compare="accuracy")),
+    ("need labels", Loop(nn.Linear(2, 2), 1), dict(y=torch.zeros(3, dtype=int))),
+    ("compare must be", Loop(nn.Linear(2, 2), 1), dict(compare="classes")),
+    ("tolerance must lie", Loop(nn.Linear(2, 2), 1), dict(tolerance=0)),
+    ("compare='value'", Loop(nn.Linear(1, 1), 1), {}),
+    ("must be callable", 3, {}),
+], ids=str)
+def test_bad_input(words, model, options):
+    width = 1 if "value" in words else 2
+    with pytest.raises((ValueError, TypeError), match=words):
+        audit(model, torch.randn(20, width), **options)
