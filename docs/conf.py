@@ -25,7 +25,6 @@ smartquotes_action = "q"  # options of commands keep their two dashes
 myst_dmath_double_inline = True
 exclude_patterns = [".sphinx", "figures"]
 add_module_names = False
-python_maximum_signature_line_length = 88
 html_domain_indices = False
 
 html_theme = "pydata_sphinx_theme"
