@@ -91,8 +91,7 @@ class _Smoothed:
 class ValidityController(_Controlled, _Smoothed, StepAdapter):
     "Keeps the share of flips near a target by the number of steps. Used like `StepAdapter`."
     def __init__(self, model: nn.Module,        # contains an `ODEBlock` with a fixed-step solver; an ensemble, too
-                 test_solver: str = "midpoint", # method of the test solver, of higher order
-                 target: float = .03,           # share of flips, in (0, 1)
+                 test_solver: str = "midpoint", target: float = .03, # method of higher order; share of flips, in (0, 1)
                  check_every: int = 50, max_steps: int = 500, # iterations between two checks; steps of one solve
                  depth: RandomDepth = None):    # whose range it shall set, from its `low` to twice the mean
         super().__init__(model, test_solver, check_every, max_steps=max_steps)
@@ -107,7 +106,6 @@ class ValidityController(_Controlled, _Smoothed, StepAdapter):
         "Set the first step size by Hairer's rule (paper, §6), rounded to whole steps."
         super().start(x)
         self.set_values([self.moved(h, 0.) for h in self.values])
-
     def set_values(self, values: list): # one a member
         "Solve with these step sizes from now on, or around them."
         super().set_values(values)
