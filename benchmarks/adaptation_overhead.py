@@ -1,7 +1,9 @@
 """What step and tolerance adaptation add to training, at the same number of steps: blocks of 50 iterations, in turns.
 
+Processor time is compared, so that other programs on the machine do not count.
+
 One block trains with an adapter, which checks once and is then set back to the step or tolerance that it had; the other
-trains without. The first 20 blocks of each kind are compared by their medians.
+trains without. The blocks of each kind are compared by their medians.
 """
 import argparse
 import statistics
@@ -19,7 +21,7 @@ CASES = [("euler@1/16", "midpoint", 5), ("euler@1/64", "midpoint", 1), ("euler@1
 
 
 def overhead(solver, test_method, members, blocks):
-    "Seconds of a block without and with adaptation, and evaluations of a check over those of a block."
+    "Processor seconds of a block without and with adaptation, and evaluations of a check over those of a block."
     data, seeds = load("sphere2", seed=0), range(members)
     model = NeuralODE.for_data(data, solver, seed=seeds if members > 1 else 0)
     adapter = (StepAdapter if model.block.solver.fixed else ToleranceAdapter)(model, test_method)
@@ -30,9 +32,9 @@ def overhead(solver, test_method, members, blocks):
     for block in range(2 * blocks + 2):
         adapted = bool(block % 2)
         adapter.set_values(values)
-        start = time.perf_counter()
+        start = time.process_time()
         fit(model, data, 50, lr=1e-6, seed=seeds if members > 1 else 0, callbacks=[adapter] * adapted, progress=False)
-        if block > 1: times[adapted].append(time.perf_counter() - start)
+        if block > 1: times[adapted].append(time.process_time() - start)
     share = adapter.history.nfe.mean() / (50 * adapter.history.train_nfe.mean())
     return *(statistics.median(times[kind]) for kind in (False, True)), share
 
@@ -42,7 +44,7 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", type=int, default=20)
     blocks = parser.parse_args().blocks
     print(f"{torch.get_num_threads()} thread(s), torch {torch.__version__}; goal: at most 6 % of the training time")
-    print("| training solver | test | members | ms per iteration | with adaptation | overhead | evaluations of checks |")
+    print("| training solver | test | members | CPU ms per iteration | with adaptation | overhead | evaluations of checks |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for solver, test_method, members in CASES:
         without, adapted, share = overhead(solver, test_method, members, blocks)
