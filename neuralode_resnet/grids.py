@@ -23,7 +23,7 @@ def solvers_around(train_solver, # a `Solver` or its name
     else: solvers = [Solver(method, tol=float(f"{train_solver.tol * c:.12g}")) for method in methods for c in factors]
     return tuple(dict.fromkeys(map(str, solvers)))
 
-# %% ../nbs/30e_grids.ipynb #61768f99
+# %% ../nbs/30e_grids.ipynb #22bbe1b8
 _WHOLE = ("seeds", "test_solvers", "test_methods", "test_factors") # keys whose lists are no axes
 _AROUND = {"test_methods", "test_factors"}
 
@@ -42,7 +42,7 @@ def _product(table):
     if empty := [k for k, v in axes.items() if not v]: raise ValueError(f"the grid is empty: {', '.join(empty)} has no values")
     return [experiment_from(_with_tests({**table, **dict(zip(axes, values))})) for values in product(*axes.values())]
 
-# %% ../nbs/30e_grids.ipynb #22bbe1b8
+# %% ../nbs/30e_grids.ipynb #59f7bee9
 def expand(table: dict): # fields of `Experiment`, `test_methods`, `test_factors`, and `grid`, a list of such tables
     "All experiments of a table with lists, each once. Raises `ValueError` for unknown keys, wrong values, empty grids."
     allowed = [*Experiment.__dataclass_fields__, *sorted(_AROUND)]

@@ -26,7 +26,7 @@ def read_result(folder: Path): # of a run
     made = {name: env.get(name) for name in ("version", "torch", "commit", "machine", "threads")}
     return rows.assign(wall_s=done["wall_s"], **made, run=folder.name)
 
-# %% ../nbs/30d_results.ipynb #fc89fcc9
+# %% ../nbs/30d_results.ipynb #6800a8a9
 def collect(store,            # a folder
             experiments=None): # only these, all by default
     "One tidy data frame of all finished runs; damaged ones in `.attrs['damaged']`. `ValueError` if none can be read."
@@ -41,7 +41,7 @@ def collect(store,            # a folder
     frame.attrs["damaged"] = damaged
     return frame
 
-# %% ../nbs/30d_results.ipynb #85d5d177
+# %% ../nbs/30d_results.ipynb #2a30ab1c
 def reached(folder: Path): # of a run that is not done
     "The iteration that it says it has reached; 0 where it says nothing."
     try: return int(json.loads((folder / "progress.json").read_text(encoding="utf-8"))["iteration"])

@@ -70,7 +70,7 @@ def open_store(path, # a folder
     write_text(f"format = {FORMAT}\n", mark)
     return path
 
-# %% ../nbs/30b_run_store.ipynb #0fc6dffc
+# %% ../nbs/30b_run_store.ipynb #26ee7c1d
 @contextmanager
 def claimed(folder: Path, # of a run, made if it does not exist
             timeout=1.):  # seconds to wait for it
@@ -88,7 +88,7 @@ def is_taken(folder: Path): # of a run
         with claimed(folder, timeout=0): return False
     except RunIsTaken: return True
 
-# %% ../nbs/30b_run_store.ipynb #e0fa9d4c
+# %% ../nbs/30b_run_store.ipynb #3d03733d
 def _commit():
     "Of the source that is running, where it is a working copy; `-dirty` with changes."
     try: return subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True,
@@ -102,7 +102,7 @@ def environment(device="cpu"): # where it runs
                 python=platform.python_version(), machine=f"{platform.machine()}, {os.cpu_count()} cores, {where}",
                 threads=torch.get_num_threads(), commit=_commit())
 
-# %% ../nbs/30b_run_store.ipynb #3d03733d
+# %% ../nbs/30b_run_store.ipynb #73f2d8e4
 def found_experiment(folder: Path): # of a run
     "The experiment of a run directory. Raises `StoreError`."
     try: return experiment_from(read_toml(folder / "experiment.toml"))
@@ -117,7 +117,7 @@ def _check_versions(file, now):
             raise StoreError(f"{file.parent} was begun with {what} {before.get(what)}, this is {now[what]}: go on with that "
                              "one, or name another store")
 
-# %% ../nbs/30b_run_store.ipynb #a7b20130
+# %% ../nbs/30b_run_store.ipynb #568c76e6
 def begin(folder: Path, experiment: Experiment, facts: dict): # of a run, claimed; to be run; of `environment`
     "Note what is run and by what, or make sure that it is what was begun. Raises `StoreError`."
     env, toml = folder / "environment.json", folder / "experiment.toml"
@@ -132,7 +132,7 @@ def begin(folder: Path, experiment: Experiment, facts: dict): # of a run, claime
                                                                 "was changed; move the folder away, or change it back")
     _check_versions(env, facts)
 
-# %% ../nbs/30b_run_store.ipynb #e6275ec8
+# %% ../nbs/30b_run_store.ipynb #49b54ced
 PASSING = ("checkpoint.pt", "progress.json", "failed.json", "tensorboard") # not part of a result
 
 def _digest(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -58,7 +58,7 @@ def _solver_axis(ax, adaptive):
     ax.set_xscale("log", base=10 if adaptive else 2)
     ax.set_xlabel("test tolerance" if adaptive else "test step size $h$")
     if adaptive: return
-    ax.xaxis.set(major_locator=LogLocator(base=2, numticks=12), minor_locator=NullLocator(),
+    ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8), minor_locator=NullLocator(),
                  major_formatter=FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:g}"))
 
 def _means(records):
@@ -74,7 +74,7 @@ def plot_swaps(records,             # as for `judge`
                ax: Axes | None = None): # drawn on; a new one if None
     "Mean accuracy against the test solver, a colour a training solver, dark under that solver (paper, Figure 4)."
     (means, trains), ax = _means(records), ax or plt.subplots(figsize=(4.4, 2.8))[1]
-    for train, color in zip(trains, sns.color_palette("viridis", len(trains))):
+    for train, color in zip(trains, sns.color_palette("viridis", len(trains) + 1)):
         rows = means[means.train_solver == train]
         for method, tests in rows.groupby("test_method", sort=False):
             ax.plot(tests.x, tests.accuracy, color=_light(color), marker=METHOD_MARKERS[method], ms=4, lw=.8, zorder=2)
@@ -94,7 +94,7 @@ def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records
     ax.legend(handles=handles, title="tested with", loc="lower left", bbox_to_anchor=(1, -.12), labelspacing=.3, handletextpad=.1)
     return ax
 
-# %% ../nbs/33_swap_records.ipynb #1fc33f35
+# %% ../nbs/33_swap_records.ipynb #2706d4f2
 def plot_gaps(table,                # of `judge`
               ax: Axes | None = None): # drawn on; a new one if None
     "Accuracy lost by going from the training solver to the best test solver, every seed, against the training solver."

@@ -43,7 +43,7 @@ def describe(experiments, work): # all of them; those to do, of `plan`
     return (f"{len(experiments)} runs ({sum(len(e.seeds) for e in experiments)} models), {len(experiments) - len(work)} of "
             f"them done; to do: {len(work)} runs, about {evaluations:.3g} evaluations of the field in training")
 
-# %% ../nbs/31_sweeps.ipynb #90e4443f
+# %% ../nbs/31_sweeps.ipynb #cefd615c
 def _check_jobs(jobs):
     "Number of processes, all cores of this process by default."
     if jobs is None: return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -68,7 +68,7 @@ def _workers(jobs, scheduler):
     else:
         with _connect(scheduler) as client, parallel_config(backend="dask", client=client): yield
 
-# %% ../nbs/31_sweeps.ipynb #57a6b9a8
+# %% ../nbs/31_sweeps.ipynb #912dd84f
 _TAKEN = "taken" # the outcome of a run that another process works on
 
 def _attempt(experiment, store, parent, options):
@@ -83,7 +83,7 @@ def _attempt(experiment, store, parent, options):
     if orphaned(): os._exit(1) # nobody is left to hear the outcome, or to give out more
     return experiment.name, outcome
 
-# %% ../nbs/31_sweeps.ipynb #b1485a58
+# %% ../nbs/31_sweeps.ipynb #23642427
 def _attempts(experiments, store, parent, options):
     "Outcomes by name of one attempt for each, in whatever order they end."
     outcomes, how = {}, dict(batch_size=1, return_as="generator_unordered")
@@ -97,7 +97,7 @@ def _attempts(experiments, store, parent, options):
     return {e.name: "TerminatedWorkerError: a process was ended from outside, three times; perhaps memory is short"
             for e in experiments} | outcomes
 
-# %% ../nbs/31_sweeps.ipynb #c7e6ba24
+# %% ../nbs/31_sweeps.ipynb #a01381a4
 def _position(store, work):
     "Evaluations that are behind the runs in `work`."
     return sum(nfe * (e.iterations if (store / e.name / "done.json").exists() else reached(store / e.name)) for e, nfe in work)
@@ -117,7 +117,7 @@ def _bar(store, work, progress):
             ended.set()
             thread.join()
 
-# %% ../nbs/31_sweeps.ipynb #2be52b5b
+# %% ../nbs/31_sweeps.ipynb #bdc1cfae
 def sweep(experiments,        # a list of `Experiment`s
           store,              # folder of all runs, made if it does not exist
           jobs: int = None,   # processes, one a core by default

@@ -1,0 +1,79 @@
+"""How the cost of a training iteration grows: time and memory against step count, batch, ensemble size and dimension.
+
+Every point is a process of its own, forked from one that has loaded everything, so that its peak of resident memory beyond
+the start belongs to the point alone. One factor varies at a time around Sphere2, Euler with 64 steps, batch of 128, five
+seeds; one thread. The exponent p of cost ~ x^p is fitted to the upper half of each series, where constant costs matter least.
+"""
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import torch
+
+import timing
+from neuralode_resnet.datasets import load
+from neuralode_resnet.models import NeuralODE
+from neuralode_resnet.training import fit
+
+BASE = dict(n_steps=64, batch=128, members=5, dim=2)
+SERIES = dict(n_steps=[4, 8, 16, 32, 64, 128, 256, 512], batch=[32, 64, 128, 256, 512, 1024],
+              members=[1, 2, 5, 10, 20, 40], dim=[2, 3, 4, 6, 8, 16, 32])
+
+
+def peak_kb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure_point(queue, setting, rounds):
+    "Milliseconds of an iteration, and megabytes that it took beyond the start, put into `queue`."
+    torch.set_num_threads(1)
+    data, seeds = load(f"sphere{setting['dim']}"), list(range(setting["members"]))
+    before = peak_kb()
+    model = NeuralODE.for_data(data, f"euler@1/{setting['n_steps']}", seed=seeds)
+    marks = []
+    fit(model, data, rounds + 2, setting["batch"], seed=seeds, progress=False,
+        callbacks=[lambda run: marks.append(time.perf_counter())])
+    milliseconds = 1e3 * statistics.median(np.diff(marks[1:]))
+    queue.put(dict(milliseconds=milliseconds, megabytes=(peak_kb() - before) / 1024))
+
+
+def in_a_process(setting, rounds):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=measure_point, args=(queue, setting, rounds))
+    process.start()
+    result = queue.get(timeout=600)
+    process.join()
+    return result
+
+
+def exponent(x, y):
+    "Of y ~ x^p, by least squares in the logarithms, over the upper half of the series."
+    half = len(x) // 2
+    return float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few iterations and points, to see that everything runs")
+    parser.add_argument("--csv", help="also write all points to this file")
+    arguments = parser.parse_args()
+    rounds, rows = (2 if arguments.quick else 15), []
+    facts = dict(processor=timing.processor_name(), torch=version("torch"))
+    print(*(f"{name} {value}" for name, value in facts.items()), sep=" · ")
+    for factor, values in SERIES.items():
+        for value in values[:3] if arguments.quick else values:
+            setting = {**BASE, factor: value}
+            rows.append(dict(factor=factor, value=value, **setting, **in_a_process(setting, rounds)))
+        series = [row for row in rows if row["factor"] == factor]
+        for what in ("milliseconds", "megabytes"):
+            p = exponent([row["value"] for row in series], [max(row[what], .1) for row in series])
+            print(f"{factor}: {what} " + ", ".join(f"{row['value']}: {row[what]:.3g}" for row in series) + f"; exponent {p:.2f}", flush=True)
+    if arguments.csv: pd.DataFrame(rows).assign(**facts).to_csv(arguments.csv, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__": main()
