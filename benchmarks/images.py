@@ -6,6 +6,7 @@ gradient of each candidate are compared with those of the first one, within what
 """
 import argparse
 import os
+import time
 
 import pandas as pd
 import torch
@@ -121,14 +122,15 @@ def datasheet_peak(precision, device):
 
 def measure(found, arguments, rounds):
     "A row per candidate; ratios to the fastest way of torchdiffeq, and to the one that the paper's code took."
-    rows = []
-    for candidate, (low, median, high) in zip(found, timing.interleaved([c["run"] for c in found], rounds)):
+    rows, clock = [], time.process_time if arguments.cpu_time else time.perf_counter
+    for candidate, (low, median, high) in zip(found, timing.interleaved([c["run"] for c in found], rounds, clock)):
         rate = operations(arguments) / median
         rows.append(dict(library=candidate["library"], how=candidate["how"], median_ms=1e3 * median, lower_quartile_ms=1e3 * low,
                          upper_quartile_ms=1e3 * high, images_per_s=arguments.batch / median, gflops=rate / 1e9,
                          of_datasheet=rate / datasheet_peak(candidate["precision"], arguments.device),
                          memory_gb=peak_memory(candidate["run"], arguments.device) / 1e9, off=candidate["off"]))
     frame = pd.DataFrame(rows)
+    frame["times_fp32"] = frame.median_ms[(frame.library == OURS) & (frame.how == "fp32")].min() / frame.median_ms
     frame["times_torchdiffeq"] = frame.median_ms[frame.library == ORIGINAL].min() / frame.median_ms
     return frame.assign(channels=arguments.channels, batch=arguments.batch, steps=arguments.steps, rounds=rounds)
 
@@ -136,10 +138,10 @@ def measure(found, arguments, rounds):
 # --- report ---------------------------------------------------------------------------------------------------------
 
 def table(frame):
-    headings = ["library", "how", "ms", "quartiles", "images / s", "× torchdiffeq", "10⁹ operations / s", "of data sheet", "GB"]
+    headings = ["library", "how", "ms", "quartiles", "images / s", "× torchdiffeq", "× our fp32", "10⁹ operations / s", "of data sheet", "GB"]
     return markdown(headings, [[
         row.library, row.how, f"{row.median_ms:.1f}", f"{row.lower_quartile_ms:.1f} – {row.upper_quartile_ms:.1f}",
-        f"{row.images_per_s:.0f}", f"{row.times_torchdiffeq:.2f}", f"{row.gflops:.0f}", number(row.of_datasheet, ".2f"),
+        f"{row.images_per_s:.0f}", f"{row.times_torchdiffeq:.2f}", f"{row.times_fp32:.2f}", f"{row.gflops:.0f}", number(row.of_datasheet, ".2f"),
         number(row.memory_gb, ".2f")] for row in frame.itertuples()])
 
 
@@ -153,12 +155,16 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true", help="2 rounds, to see that everything runs")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which needs a C++ compiler")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor instead of the clock on the wall, with one "
+                        "thread: for a machine that has other things to do")
     parser.add_argument("--csv", help="also write all rows, with the machine's facts, to this file")
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
+    if arguments.cpu_time and (arguments.device.type != "cpu" or arguments.threads != 1):
+        raise SystemExit("--cpu-time counts all threads of the processor and no GPU: use it with --device cpu --threads 1")
     if arguments.threads: torch.set_num_threads(arguments.threads)
     facts = machine_facts()
     if arguments.device.type == "cuda": facts["gpu"] = torch.cuda.get_device_name(arguments.device)

@@ -7,21 +7,22 @@ from pathlib import Path
 import torch
 
 
-def seconds(call):
-    "Wall time of one call."
-    start = time.perf_counter()
+def seconds(call, clock=time.perf_counter):
+    "Time of one call; wall time, unless `clock` is another one."
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def interleaved(calls, # functions without arguments
-                rounds): # timings of each
-    "Quartiles (lower, median, upper) of each call's wall time in seconds, taken in turns: A B C A B C …"
+                rounds, # timings of each
+                clock=time.perf_counter): # by which they are timed
+    "Quartiles (lower, median, upper) of each call's time in seconds, taken in turns: A B C A B C …"
     times = [[] for _ in calls]
     for _ in range(rounds):
         for call, own in zip(calls, times):
             call()  # not timed: brings caches and thread pools back from the candidate before
-            own.append(seconds(call))
+            own.append(seconds(call, clock))
     return [statistics.quantiles(own, n=4, method="inclusive") for own in times]
 
 
