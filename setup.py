@@ -11,7 +11,7 @@ settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 name = cfg["lib_name"]
 
-extras = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench", "cluster", "tensorboard")}
+extras = {extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "bench", "docs", "cluster", "tensorboard")}
 extras["dev"] += extras["cluster"] + extras["tensorboard"]
 
 setup(

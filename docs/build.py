@@ -15,7 +15,8 @@ from notebooks import NBS, PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directi
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
 PAGES = ROOT / "_proc"  # what Sphinx reads
-DECADES = {"0": "Numerics", "1": "Learning", "2": "Analysis", "3": "Experiments"}
+PARTS = {"00": "Numerics", "09": "Learning", "20": "Analysis", "30": "Experiments"}  # by the number of their first notebook
+COMMANDS = "40"
 GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
 COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
 NO_FACTS = "no facts yet"
@@ -100,15 +101,19 @@ def listed(pages) -> str:
 
 
 def api(modules: list[Notebook]) -> str:
-    "Modules by decade, each with what it exports."
+    "The modules of each part, with what they export."
     text = ["# API", "Every notebook is a module and a chapter: they build on one another from top to bottom, and read as one text. "
             "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them."]
-    for decade, title in DECADES.items():
-        chapters = [page for page in modules if page.path.stem[0] == decade]
+    for title in PARTS.values():
+        chapters = [page for page in modules if part(page) == title]
         if chapters:
             text += [f"## {title}", "| module | claim | exports |\n| --- | --- | --- |\n" + "\n".join(map(api_row, chapters)),
                      toctree([page.name for page in chapters], caption=title, hidden=True)]
     return "\n\n".join(text)
+
+
+def part(page: Notebook) -> str:
+    return next(title for start, title in reversed(PARTS.items()) if page.path.stem >= start)
 
 
 def api_row(page):
@@ -163,8 +168,8 @@ def write_pages(folder: Path) -> None:
     front = next(page for page in found if page.name == "index")
     modules = [page for page in found if page.module]
     group = {name: [page for page in found if page.folder == name] for name in ("tutorials", "paper")}
-    chapters = [page for page in modules if page.path.stem[0] in DECADES]
-    commands = [page for page in modules if page not in chapters]
+    chapters = [page for page in modules if page.path.stem < COMMANDS]
+    commands = [page for page in modules if page.path.stem >= COMMANDS]
     for page in found:
         page_of(page, folder)
     (folder / "index.ipynb").rename(folder / "get_started.ipynb")

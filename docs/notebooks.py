@@ -121,11 +121,12 @@ class Documented(Processor):
         if not module:
             return
         self.nb.cells[1:1] = [mk_cell(f":::{{py:module}} {PACKAGE}.{module}\n:::", "markdown")]
-        made = []
+        made, seen = [], set()
         for cell in self.nb.cells:
             if cell.cell_type == "code" and cell.directives_.keys() & {"export", "exports"} and "hide" not in cell.directives_:
-                entries = [entry(f"{PACKAGE}.{module}", name) for name in public_names(cell.source)]
-                made += [documentation(text) for text in entries]
+                names = [name for name in public_names(cell.source) if name not in seen]  # a class may be continued later
+                made += [documentation(entry(f"{PACKAGE}.{module}", name)) for name in names]
+                seen.update(names)
             made.append(cell)
         self.nb.cells = made
 
