@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,20 @@ def test_killed_at_random_moments_a_sweep_ends_with_the_same_bits(tmp_path, kill
     last.communicate(timeout=600)
     assert last.returncode == 0
     assert contents_of_store(tmp_path / "killed") == contents_of_store(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_of_the_sweep_leaves_is_taken_up(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    experiments, store, outcome = expand({**tomllib.loads(LONGER), "iterations": 6000}), tmp_path / "store", {}
+    sweeping = threading.Thread(target=lambda: outcome.update(failed=sweep(experiments, store, jobs=2, progress=False)))
+    sweeping.start()
+    while not (store / "store.toml").exists() or status(store).state.eq("running").sum() < 2: time.sleep(.1)
+    busy = [child for child in psutil.Process().children() if child.cpu_times().user > 1 and "loky" in " ".join(child.cmdline())]
+    busy[0].kill()
+    assert not status(store).state.eq("done").all()  # it was killed in mid-run
+    sweeping.join(timeout=600)
+    assert outcome["failed"] == {} and status(store).state.eq("done").all()
 
 
 class Killed(BaseException):
