@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .models import ODEBlock
-from .tableaus import find_tableau
 
 # %% ../nbs/12b_memory.ipynb #ba56bc13
 def kept_bytes(call, known=()): # a function without arguments; tensors that are there anyhow
@@ -28,10 +27,9 @@ def kept_bytes(call, known=()): # a function without arguments; tensors that are
 
 # %% ../nbs/12b_memory.ipynb #52a5962c
 def _steps_and_stages(block):
-    "Steps of a solve, as far as known, and evaluations of each."
-    solver = block.solvers[0] if hasattr(block, "solvers") else block.solver
-    n = solver.n_steps(block.t_span) or int(torch.as_tensor(block.n_steps or 1, dtype=float).max())
-    return n, find_tableau(solver.method).stages
+    "Steps of the longest solve of a member, as far as known, and evaluations of each."
+    n = max(solver.n_steps(block.t_span) or 0 for solver in block.solvers)
+    return n or int(torch.as_tensor(block.n_steps or 1, dtype=float).max()), block.solvers[0].tableau.stages
 
 def _evaluation(block, z, samples):
     "Bytes that one evaluation of the field keeps for a batch of `samples` like the one in `z`."
