@@ -30,6 +30,7 @@ def relative_change(a: Tensor, b: Tensor): # outputs (n, ...); b is the more acc
     size = b.norm(dim=1)
     return ((a - b).norm(dim=1) / size.clamp(min=.1 * size.square().mean().sqrt())).nan_to_num(math.inf, math.inf)
 
+# %% ../nbs/23h_audit_evidence.ipynb #b35b3590
 def changed(a: Tensor, b: Tensor, compare="class", change: float = .01): # outputs (n, ...); see the table above
     "Which samples (n,) change from output `a` to the more accurate `b`."
     if callable(compare): return torch.as_tensor(compare(a, b)) > change
@@ -37,7 +38,7 @@ def changed(a: Tensor, b: Tensor, compare="class", change: float = .01): # outpu
     one, two = classes(a), classes(b)
     return (one != two) | (one < 0)
 
-# %% ../nbs/23h_audit_evidence.ipynb #46825b9b
+# %% ../nbs/23h_audit_evidence.ipynb #357ef77a
 def share_interval(k: int, n: int, confidence: float = .95): # samples that change; samples
     "Exact interval of a share (Clopper and Pearson 1934)."
     return tuple(binomtest(k, n).proportion_ci(confidence, method="exact"))
@@ -48,6 +49,7 @@ def gap_interval(lost: int, won: int, n: int, confidence: float = .95): # sample
     half = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return p - q - half, p - q + half
 
+# %% ../nbs/23h_audit_evidence.ipynb #838fff5a
 def swap_row(own: Tensor, better: Tensor, y=None, compare="class", change=.01, confidence=.95): # outputs; labels or None
     "A dictionary: n, changed, share, low, high; with labels also accuracy, lost, won, p_value, gap_low, gap_high."
     n, k = len(own), int(changed(own, better, compare, change).sum())
@@ -63,7 +65,7 @@ def swap_row(own: Tensor, better: Tensor, y=None, compare="class", change=.01, c
         row |= dict(changed=abs(lost - won), share=abs(lost - won) / n, low=low, high=high)
     return row
 
-# %% ../nbs/23h_audit_evidence.ipynb #838fff5a
+# %% ../nbs/23h_audit_evidence.ipynb #1d6570f1
 @dataclass(frozen=True)
 class Judgement:
     "A verdict, why, and what to run if it is undecided."
@@ -71,6 +73,14 @@ class Judgement:
     why: str      # a sentence
     todo: str = "" # what would decide
 
+# %% ../nbs/23h_audit_evidence.ipynb #c79c2557
+def samples_needed(share: float, tau: float, confidence=.95): # observed share; threshold
+    "Samples with which a share as observed would be told from `tau`, about; infinite at `tau`."
+    if share == tau: return math.inf
+    p = min(max(share, .005), .995)
+    return math.ceil((norm.ppf(.5 + confidence / 2) / (share - tau)) ** 2 * p * (1 - p)) + 10
+
+# %% ../nbs/23h_audit_evidence.ipynb #345df79f
 def _exceeds(row, tau, n_rows, confidence, compare):
     "Is the share certainly above tau, in one row of `n_rows`?"
     level = 1 - (1 - confidence) / n_rows
@@ -78,13 +88,14 @@ def _exceeds(row, tau, n_rows, confidence, compare):
     low, high = gap_interval(row["lost"], row["won"], row["n"], level)
     return low > tau or high < -tau
 
-def samples_needed(share: float, tau: float, confidence=.95): # observed share; threshold
-    "Samples with which a share as observed would be told from `tau`, about; infinite at `tau`."
-    if share == tau: return math.inf
-    p = min(max(share, .005), .995)
-    return math.ceil((norm.ppf(.5 + confidence / 2) / (share - tau)) ** 2 * p * (1 - p)) + 10
+def _doubt(settled, rounding, divergent, tau):
+    "Why swaps that change little are not enough: a reason and what to do, or `None`."
+    finer = "audit a copy of the model with smaller steps"
+    if settled["high"] > tau: return f"the two best solves themselves differ by {settled['share']:.1%}", finer
+    if divergent > tau: return f"{divergent:.1%} of the samples move further with every refinement", finer
+    if rounding and rounding["high"] > tau: return f"rounding alone may change {rounding['high']:.1%}", "audit model.double()"
 
-# %% ../nbs/23h_audit_evidence.ipynb #c90374f9
+# %% ../nbs/23h_audit_evidence.ipynb #470a08d7
 def judge(swaps: list,     # rows of `swap_row`, one a better solver
           settled: dict,   # row of the two most accurate solves
           rounding: dict,  # row of the same solver in higher precision, or None
@@ -97,13 +108,8 @@ def judge(swaps: list,     # rows of `swap_row`, one a better solver
         if rounding and rounding["low"] > tolerance: return Judgement("undecided",
             f"{rounding['share']:.1%} change by rounding alone, with the same solver in higher precision", "audit model.double()")
         return Judgement("ResNet", f"{seen}, more than {tolerance:.0%}")
-    open_ones = [row for row in swaps if row["high"] > tolerance]
-    if open_ones: return Judgement("undecided", f"{seen}: too few samples to tell that from {tolerance:.0%}",
-                                   f"audit about {samples_needed(worst['share'], tolerance):g} samples")
-    if settled["high"] > tolerance: return Judgement("undecided", f"the two best solves themselves differ by {settled['share']:.1%}",
-                                                     "audit a copy of the model with smaller steps, which then has finer references")
-    if divergent > tolerance: return Judgement("undecided", f"{divergent:.1%} of the samples move further with every refinement",
-                                               "audit a copy of the model with smaller steps, until differences shrink")
-    if rounding and rounding["high"] > tolerance: return Judgement("undecided",
-        f"rounding alone may change {rounding['high']:.1%}", "audit model.double()")
-    return Judgement("ODE", f"at most {seen}, less than {tolerance:.0%}")
+    if any(row["high"] > tolerance for row in swaps):
+        return Judgement("undecided", f"{seen}: too few samples to tell that from {tolerance:.0%}",
+                         f"audit about {samples_needed(worst['share'], tolerance):g} samples")
+    doubt = _doubt(settled, rounding, divergent, tolerance)
+    return Judgement("undecided", *doubt) if doubt else Judgement("ODE", f"at most {seen}, less than {tolerance:.0%}")

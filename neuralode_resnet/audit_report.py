@@ -42,10 +42,7 @@ class AuditReport:
     seconds: float = 0.     # what the audit took
     samples: pd.DataFrame = default(default=None, repr=False) # error, margin, state, changed of every sample
 
-    @property
-    def exit_status(self):
-        "0 for an ODE, 1 for a ResNet, 2 for undecided."
-        return ("ODE", "ResNet", "undecided").index(self.verdict)
+    exit_status = property(lambda self: ("ODE", "ResNet", "undecided").index(self.verdict), doc="0, 1 or 2, in this order.")
     def __str__(self): return as_text(self)
     def _repr_markdown_(self): return as_markdown(self)
     def plot(self, axes=None): # two `Axes`, new ones if None
@@ -74,6 +71,7 @@ def _swap_columns(report):
         shown["McNemar"] = rows.p_value.map("{:.2g}".format)
     return pd.DataFrame(shown)
 
+# %% ../nbs/23j_audit_report.ipynb #a176058a
 def _geometry_line(found):
     if found["share_folded"] is None and found["h_lip"] is None: return f"{found['block']}: steps not examined: {found['reason']}"
     folded = "" if found["share_folded"] is None else f"{found['share_folded']:.1%} of the visited points are folded over, "
@@ -81,23 +79,29 @@ def _geometry_line(found):
     crossed = "" if found["crossings"] is None else f", {found['crossings']} crossings"
     return f"{found['block']}: {folded}h Lip >= {found['h_lip']:.2g}{certain}{crossed}"
 
+def _convergence_line(c):
+    shares = ", ".join(f"{c[name]:.0%} {name}" for name in STATES if c[name] >= .005)
+    return f"observed order {c['observed']:.2f}, nominal {c['nominal']:g}; {shares}"
+
+def _repair_line(r):
+    if "share" not in r: return r["reason"]
+    return (f"the modified equation, solved by rk4, changes {r['share']:.1%} of the trained predictions; "
+            f"the field itself {r['field_share']:.1%}")
+
+# %% ../nbs/23j_audit_report.ipynb #c649bab8
 def evidence_lines(report: AuditReport):
     "The evidence beside the table of swaps, a pair of heading and text each."
-    c, lines = report.convergence, []
-    if c: lines.append(("Convergence", f"observed order {c['observed']:.2f}, nominal {c['nominal']:g}; " + ", ".join(
-        f"{c[name]:.0%} {name}" for name in STATES if c[name] >= .005)))
-    if report.certified: lines.append(("Certificates", f"{report.certified['share']:.1%} of the predictions can be changed by no better "
-                                       f"solver ({report.certified['changed']} of them were)"))
-    if "share" in report.rounding: lines.append(("Rounding", f"{report.rounding['changed']} of {report.rounding['n']} change with the same "
-                                                 "solver in float64"))
-    else: lines.append(("Rounding", report.rounding["reason"]))
+    sure, same, lines = report.certified, report.rounding, []
+    if report.convergence: lines.append(("Convergence", _convergence_line(report.convergence)))
+    if sure: lines.append(("Certificates", f"{sure['share']:.1%} of the predictions can be changed by no better solver "
+                                           f"({sure['changed']} of them were)"))
+    lines.append(("Rounding", f"{same['changed']} of {same['n']} change with the same solver in float64" if "share" in same
+                  else same["reason"]))
     lines += [("Steps", _geometry_line(found)) for found in report.geometry]
-    if "share" in report.repair: lines.append(("Repair", f"the modified equation, solved by rk4, changes {report.repair['share']:.1%} of the "
-        f"trained predictions; the field itself {report.repair['field_share']:.1%}"))
-    elif report.repair: lines.append(("Repair", report.repair["reason"]))
+    if report.repair: lines.append(("Repair", _repair_line(report.repair)))
     return lines
 
-# %% ../nbs/23j_audit_report.ipynb #47f5f534
+# %% ../nbs/23j_audit_report.ipynb #fc882433
 HEADLINES = {"ODE": "ODE: solver-independent at this accuracy", "ResNet": "ResNet: its predictions depend on the solver",
              "undecided": "Undecided"}
 
@@ -110,20 +114,24 @@ def as_text(report: AuditReport):
     parts += [f"Advice: {text}." for text in report.advice] + [f"Trap: {text}." for text in report.traps]
     return "\n".join([*parts, CAVEAT])
 
+# %% ../nbs/23j_audit_report.ipynb #d5b3f74a
 def _table(frame):
     "A Markdown table."
     lines = [frame.columns, ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+def _bullets(name, texts):
+    "A Markdown list, or nothing."
+    return ["\n".join(f"- {name}: {text}." for text in texts)] if texts else []
 
 def as_markdown(report: AuditReport):
     "The report as Markdown."
     todo = [f"To decide: {report.todo}."] if report.todo else []
     return "\n\n".join([f"## {HEADLINES[report.verdict]}", f"{report.why}.", *todo, *[_table(frame) for frame in (report.blocks, _swap_columns(report)) if len(frame)],
         "\n".join(f"- **{name}**: {text}." for name, text in evidence_lines(report)),
-        *(["\n".join(f"- Advice: {text}." for text in report.advice)] if report.advice else []),
-        *(["\n".join(f"- Trap: {text}." for text in report.traps)] if report.traps else []), f"*{CAVEAT}*"]) + "\n"
+        *_bullets("Advice", report.advice), *_bullets("Trap", report.traps), f"*{CAVEAT}*"]) + "\n"
 
-# %% ../nbs/23j_audit_report.ipynb #3836c5d3
+# %% ../nbs/23j_audit_report.ipynb #71a65aa4
 def _plain(value):
     "Only what JSON knows."
     if isinstance(value, pd.DataFrame): return _plain(value.to_dict("records"))
@@ -138,6 +146,7 @@ def as_json(report: AuditReport):
     content = {name: value for name, value in vars(report).items() if name != "samples"}
     return json.dumps(_plain(dict(content, exit_status=report.exit_status, caveat=CAVEAT)), indent=1) + "\n"
 
+# %% ../nbs/23j_audit_report.ipynb #c3855c93
 def write_text(path, text: str, force: bool): # a file name; its content; replace a file that is there?
     "Write a file whole or not at all. Raises `FileExistsError`."
     path = Path(path)
@@ -147,7 +156,7 @@ def write_text(path, text: str, force: bool): # a file name; its content; replac
     try: temporary.write_text(text, encoding="utf-8"); temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../nbs/23j_audit_report.ipynb #fc882433
+# %% ../nbs/23j_audit_report.ipynb #4913c099
 def _plot_swaps(report, ax):
     rows, y = report.swaps, np.arange(len(report.swaps))
     ax.errorbar(rows.share, y, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)],
@@ -157,6 +166,7 @@ def _plot_swaps(report, ax):
            title=HEADLINES[report.verdict].split(":")[0])
     ax.invert_yaxis()
 
+# %% ../nbs/23j_audit_report.ipynb #cf4fccff
 def _plot_samples(samples, ax):
     for changed, color, label in ((False, "0.6", "kept"), (True, "crimson", "changed")):
         part = samples[(samples.changed == changed) & np.isfinite(samples.error)]
@@ -167,6 +177,7 @@ def _plot_samples(samples, ax):
            title=f"{(samples.error < samples.margin).mean():.0%} certified")
     ax.legend(markerscale=3)
 
+# %% ../nbs/23j_audit_report.ipynb #a31b696c
 def plot_report(report: AuditReport, axes=None): # two `Axes`
     "Swaps on the left, certificates on the right; returns the axes."
     two = report.samples is not None and "margin" in report.samples

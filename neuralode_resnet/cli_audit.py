@@ -35,6 +35,7 @@ def imported(name: str): # package.module:attribute
     is_factory = inspect.isfunction(found) and not inspect.signature(found).parameters or inspect.isclass(found)
     return found() if is_factory else found
 
+# %% ../nbs/39_cli_audit.ipynb #6a75b4a1
 def find_model(name: str, index: int = 0): # see the table above; which member of an ensemble
     "A model, and the name of the data that it was trained on, or `None`. Raises `ValueError`."
     path = Path(name)
@@ -46,6 +47,7 @@ def find_model(name: str, index: int = 0): # see the table above; which member o
     data = json.loads(run.read_text())["data"] if path.is_dir() and run.is_file() else None
     return (member(model, index) if model.members else model), data
 
+# %% ../nbs/39_cli_audit.ipynb #b811e873
 def find_data(name: str, seed: int = 0): # see the table above; of a data set of this package
     "Inputs and labels, or `None` for labels. Raises `ValueError`."
     if ":" in name: found = imported(name)
@@ -58,7 +60,7 @@ def find_data(name: str, seed: int = 0): # see the table above; of a data set of
         found = data.x_test, data.y_test
     return found if isinstance(found, tuple) and len(found) == 2 else (found, None)
 
-# %% ../nbs/39_cli_audit.ipynb #6a75b4a1
+# %% ../nbs/39_cli_audit.ipynb #0e2deafe
 def _write(report, out, force):
     report.to_json(out / "audit.json", force)
     report.to_markdown(out / "audit.md", force)
@@ -66,6 +68,7 @@ def _write(report, out, force):
     report.plot()[0].figure.savefig(out / "audit.png", dpi=150)
     plt.close("all")
 
+# %% ../nbs/39_cli_audit.ipynb #2efc7780
 def audit_command(model: Annotated[str, typer.Argument(help="package.module:factory, a folder of `train`, or a .pt file.")],
                   data: Annotated[Optional[str], typer.Option(help="sphere2 …, a .pt file with x and y, or package.module:function.")] = None,
                   compare: Annotated[str, typer.Option(help="class, accuracy or value.")] = "class",

@@ -31,6 +31,24 @@ def observed_orders(differences: Tensor, # (levels - 1, n)
 # %% ../nbs/23e_convergence.ipynb #4e9acda5
 SAFETY = 1.25 # Roache (1994), three grids
 
+def _states(c):
+    "Index into `STATES` (n,) of every sample of a `Convergence`."
+    d, (low, high) = c.differences, order_band(c.order, c.fixed)
+    state = torch.where((c.observed >= low) & (c.observed <= high), 0, 2)
+    state[d[-1] >= d[0]] = 3
+    state[d[-1] <= torch.as_tensor(c.noise)] = 1
+    state[~d.isfinite().all(0)] = 3
+    return state
+
+def _error(c):
+    "Estimated distance (n,) of the first level of a `Convergence` from the exact value."
+    q = c.observed.clamp(max=reliable_order(c.order, c.fixed))
+    ages = torch.arange(len(c.values) - 2, -1, -1)[:, None] # how many levels ago each difference was taken
+    last = (c.differences / c.factor ** (q * ages)).amax(0)
+    rest = torch.where(c.states == 1, torch.as_tensor(c.noise), SAFETY * last / (c.factor ** q - 1))
+    return ((c.values[0] - c.values[-1]).norm(dim=-1) + rest).masked_fill(~c.resolved, math.inf)
+
+# %% ../nbs/23e_convergence.ipynb #2d19d48d
 @dataclass(frozen=True)
 class Convergence:
     "What a sequence of ever finer solves shows of every sample."
@@ -39,51 +57,19 @@ class Convergence:
     fixed: bool = True  # steps are halved; else tolerances divided by ten
     noise: object = 0.  # what rounding alone changes, (n,) or a number
 
-    @property
-    def factor(self):
-        "By which step or tolerance is divided from level to level."
-        return 2 if self.fixed else 10
-    @property
-    def differences(self):
-        "Distances of neighbouring levels (levels - 1, n)."
-        return self.values.diff(dim=0).norm(dim=-1)
-    @property
-    def orders(self):
-        "Observed orders (levels - 2, n)."
-        return observed_orders(self.differences, self.factor)
-    @property
-    def observed(self):
-        "Order (n,) over all levels: the mean of `orders`."
-        return self.orders.mean(0)
-    @property
-    def states(self):
-        "Index into `STATES` (n,) of every sample."
-        d, (low, high) = self.differences, order_band(self.order, self.fixed)
-        state = torch.where((self.observed >= low) & (self.observed <= high), 0, 2)
-        state[d[-1] >= d[0]] = 3
-        state[d[-1] <= torch.as_tensor(self.noise)] = 1
-        state[~d.isfinite().all(0)] = 3
-        return state
-    @property
-    def resolved(self):
-        "Which samples (n,) are asymptotic or at rounding: of these the error is known."
-        return self.states < 2
-    @property
-    def error(self):
-        "Estimated distance (n,) of the first level from the exact value; infinite where not resolved."
-        q = self.observed.clamp(max=reliable_order(self.order, self.fixed))
-        seen = (self.values[0] - self.values[-1]).norm(dim=-1)
-        ages = torch.arange(len(self.values) - 2, -1, -1)[:, None] # how many levels ago each difference was taken
-        last = (self.differences / self.factor ** (q * ages)).amax(0)
-        rest = SAFETY * last / (self.factor ** q - 1)
-        rest = torch.where(self.states == 1, torch.as_tensor(self.noise), rest)
-        return (seen + rest).masked_fill(~self.resolved, math.inf)
+    factor = property(lambda self: 2 if self.fixed else 10, doc="By which step or tolerance is divided from level to level.")
+    differences = property(lambda self: self.values.diff(dim=0).norm(dim=-1), doc="Distances of neighbouring levels (levels - 1, n).")
+    orders = property(lambda self: observed_orders(self.differences, self.factor), doc="Orders (levels - 2, n), level by level.")
+    observed = property(lambda self: self.orders.mean(0), doc="Order (n,) over all levels.")
+    states = property(_states, doc="Index into `STATES` (n,).")
+    resolved = property(lambda self: self.states < 2, doc="Which samples (n,) are asymptotic or at rounding: their error is known.")
+    error = property(_error, doc="Estimated distance (n,) of the first level from the exact value; infinite where not resolved.")
 
     def shares(self):
         "Share of the samples in each of `STATES`."
         return {name: (self.states == i).double().mean().item() for i, name in enumerate(STATES)}
 
-# %% ../nbs/23e_convergence.ipynb #c865e143
+# %% ../nbs/23e_convergence.ipynb #ab41d200
 def output_margin(logits: Tensor): # (n, classes)
     "Distance (n,) of the outputs themselves from the nearest boundary between two classes."
     top = logits.double().topk(2, dim=-1).values

@@ -32,13 +32,14 @@ def same_solver(solve, kind: str): # a `Solve`; the `kind` of its target
     if (steps.max() - steps.min()) > 1e-4 * steps.max(): raise ValueError("its steps are not of one size")
     return Solver(method, (solve.nodes[-1] - solve.nodes[0]).item() / len(steps))
 
+# %% ../nbs/23i_solve_geometry.ipynb #2ff3fe0f
 def as_block(solve, kind: str, coupled: bool): # a `Solve` with states; the `kind` of its target; are its samples coupled?
     "An `ODEBlock` that repeats the solve, and the state (batch, *state) that enters it."
     func = solve.func if not coupled else lambda t, z: solve.func(t, z[0])[None]
     block = ODEBlock(func, same_solver(solve, kind), (solve.t[0].item(), solve.t[-1].item()))
     return block, solve.start[None] if coupled else solve.start
 
-# %% ../nbs/23i_solve_geometry.ipynb #2ff3fe0f
+# %% ../nbs/23i_solve_geometry.ipynb #0bafefaa
 @dataclass(frozen=True)
 class Geometry:
     "What the steps of one solve do to space. `None`: not examined."
@@ -48,6 +49,7 @@ class Geometry:
     crossings: int = None      # of trajectories that cannot cross
     reason: str = ""           # why something was not examined
 
+# %% ../nbs/23i_solve_geometry.ipynb #d2b11375
 def _plane(block, z, time_dependent):
     "Paths in a plane where no two may cross, or `None` where there is none."
     numbers = z[0].numel()
@@ -57,6 +59,7 @@ def _plane(block, z, time_dependent):
     t = solution.t.to(z)[:, None, None].expand(-1, len(z), 1)
     return torch.cat([t, solution.path.flatten(2)], -1)
 
+# %% ../nbs/23i_solve_geometry.ipynb #f809453d
 def geometry(solve, kind: str, found: Probe, modules=()): # a `Solve` with states; kind of its target; its `probe`; of the model
     "The `Geometry` of a recorded solve."
     few = max(8, min(128, 8192 // max(solve.n_steps, 1)))
@@ -67,5 +70,5 @@ def geometry(solve, kind: str, found: Probe, modules=()): # a `Solve` with state
             plane = None if found.coupled else _plane(block, z[:few], found.time_dependent)
             crossed = crossings(plane).count if plane is not None and len(plane) > 2 else None
             return Geometry(steps.share_folded, steps.refuted, steps.largest_h_lip, crossed)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, SolveError) as error: # a field may be anything
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, SolveError) as error:
         return Geometry(reason=str(error).split(". ")[0].splitlines()[0][:100])

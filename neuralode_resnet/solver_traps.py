@@ -33,7 +33,7 @@ def probe(solve, modules=()): # a `Solve` with states; the modules of the model
             coupled = not torch.allclose(f(t[0], moved)[:-1], first[:-1], rtol=1e-4, atol=1e-6)
         return Probe(random, not random and not torch.equal(first, later), coupled)
 
-# %% ../nbs/23g_solver_traps.ipynb #ae5981d8
+# %% ../nbs/23g_solver_traps.ipynb #8c3a0276
 def _no_step_size(s):
     if s.fixed and not {"step_size", "grid_constructor"} & s.options.keys():
         return f"{s.asked} was given no step_size, so it steps from output time to output time: {len(s.t) - 1} per solve"
@@ -46,6 +46,7 @@ def _tolerance_ignored(s):
     if s.fixed and "implicit" not in s.asked and asked not in ({"rtol": None, "atol": None}, {"rtol": 1e-7, "atol": 1e-9}):
         return f"{s.asked} takes fixed steps and ignores rtol={asked['rtol']}, atol={asked['atol']}"
 
+# %% ../nbs/23g_solver_traps.ipynb #00a8c3fb
 def _step_too_long(s):
     length, step = (s.t[-1] - s.t[0]).item(), s.options.get("step_size") or 0
     if s.fixed and step > length * (1 + 1e-6): return f"a step_size of {step:g} is longer than the interval of {length:g}: one shorter step is taken"
@@ -60,7 +61,7 @@ def solve_traps(solve): # a `Solve` that torchdiffeq did
     "Sentences about options that were ignored or not given."
     return [said for said in (rule(solve) for rule in RULES) if said]
 
-# %% ../nbs/23g_solver_traps.ipynb #00a8c3fb
+# %% ../nbs/23g_solver_traps.ipynb #93602334
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm) # act differently in training mode
 
 def _how(solve):
@@ -68,6 +69,7 @@ def _how(solve):
     if solve.fixed: return f"{solve.method}, {solve.n_steps} steps"
     return f"{solve.method} at rtol={solve.rtol}"
 
+# %% ../nbs/23g_solver_traps.ipynb #1100e521
 def mode_traps(target: Target, x: tuple, solves): # what is audited; its arguments; its solves in evaluation mode
     "Sentences about what differs in training mode."
     said = []
@@ -84,6 +86,7 @@ def mode_traps(target: Target, x: tuple, solves): # what is audited; its argumen
     modes = [sorted({_how(s) for s in part}) for part in (solves, trained)]
     return said if modes[0] == modes[1] else [*said, f"training is solved by {'; '.join(modes[1])}, evaluation by {'; '.join(modes[0])}"]
 
+# %% ../nbs/23g_solver_traps.ipynb #367cd4f8
 def traps(target: Target, x: tuple, solves, probes): # as of `mode_traps`; a `Probe` of each solve
     "All sentences, each once."
     said = [f"{target.name_of(s.field)}: {text}" for s in solves for text in (solve_traps(s) if target.kind == "torchdiffeq" else ())]

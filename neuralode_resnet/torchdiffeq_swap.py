@@ -42,12 +42,8 @@ class Solve:
     def fixed(self):
         "Were its steps given, not chosen under a tolerance?"
         return self.nodes is not None
-    @property
-    def step_sizes(self):
-        "Smallest and largest step of a fixed grid."
-        steps = self.nodes.diff()
-        return steps.min().item(), steps.max().item()
 
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #d7087057
 def unwrapped(func): # as a solver got it
     "The function that the model passed to torchdiffeq, without torchdiffeq's own wrappers."
     while type(func).__name__ in ("_PerturbFunc", "_TupleFunc", "_ReverseFunc") and hasattr(func, "base_func"):
@@ -59,7 +55,7 @@ def identity(field): # a function that a model passed
     owner, code = getattr(field, "__self__", None), getattr(getattr(field, "__func__", field), "__code__", None)
     return id(field) if code is None else (id(owner), code)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #5ba65035
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #fd5b53ef
 def cut(nodes: Tensor, # increasing times (n + 1,)
         k: int):       # pieces of every step
     "Times (k n + 1,) that hold `nodes`, bit for bit."
@@ -69,17 +65,18 @@ def cut(nodes: Tensor, # increasing times (n + 1,)
 def nodes_through(t: Tensor,         # increasing output times (T,)
                   step_size: float): # h > 0
     "Times from the first to the last of `t`, all of `t` among them, at most `step_size` apart."
-    counts = (t.diff() / step_size - 1e-4).ceil().clamp(min=1).long().tolist() # a sliver of rounding is no step
+    counts = (t.diff() / step_size - 1e-4).ceil().clamp(min=1).long().tolist()
     parts = [start + step_size * torch.arange(n, dtype=t.dtype, device=t.device) for start, n in zip(t, counts)]
     return torch.cat([*parts, t[-1:]])
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #3786e8bf
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #f2bf7bd1
 HIGHER = {**dict.fromkeys(("euler", "midpoint", "heun2", "heun3"), "rk4"),
           **dict.fromkeys(("rk4", "explicit_adams", "implicit_adams", "fixed_adams", "dopri5"), "dopri8"),
           **dict.fromkeys(("adaptive_heun", "fehlberg2", "bosh3"), "dopri5")}
 
 def _walks_a_grid(solver_class): return any(base.__name__ == "FixedGridODESolver" for base in solver_class.__mro__)
 
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #25ff2b35
 def _check_plan(plan):
     "Refuse an unknown method, and an accuracy that would be ignored."
     if plan.method is not None and plan.method not in plan.table:
@@ -93,7 +90,7 @@ def _check_plan(plan):
     if plan.rtol and (grid or not plan.method):
         raise ValueError(f"a tolerance is for an adaptive method: {given} would ignore it")
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #f2bf7bd1
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #8b594ace
 @dataclass(frozen=True)
 class Plan:
     "What to change about solves. Raises `ValueError` for an accuracy that would be ignored."
@@ -111,31 +108,36 @@ class Plan:
 
     def __post_init__(self): _check_plan(self)
 
-    def concerns(self, field):
-        "Is a solve of `field` to be changed?"
-        return self.fields is None or identity(field) in map(identity, self.fields)
-    @property
-    def changes(self):
-        "Is anything to be changed at all?"
-        return self != Plan(self.table, fields=self.fields, keep=self.keep, max_nfe=self.max_nfe, solves=self.solves)
-    def method_for(self, own):
-        "Method that takes the place of `own`."
-        return self.method or (HIGHER.get(own, own) if self.higher else own)
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #923c46c8
+def _only_recording(plan):
+    "`plan` without its changes."
+    return Plan(plan.table, fields=plan.fields, keep=plan.keep, max_nfe=plan.max_nfe, solves=plan.solves)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #25ff2b35
+def _effective(plan, field):
+    "What `plan` means for a solve of `field`, and whether that is a change."
+    concerned = plan.fields is None or identity(field) in map(identity, plan.fields)
+    plan = plan if concerned else _only_recording(plan)
+    return plan, plan != _only_recording(plan)
+
+def _method(plan, own):
+    "Method that takes the place of `own`."
+    return plan.method or (HIGHER.get(own, own) if plan.higher else own)
+
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #b560f25e
 class _Watched:
     "A function of torchdiffeq that counts its evaluations and the accepted steps."
-    def __init__(self, func, max_nfe): self.func, self.max_nfe, self.nfe, self.n_steps = func, max_nfe, 0, 0
+    def __init__(self, func, max_nfe):
+        self.func, self.call, self.max_nfe, self.nfe, self.n_steps = func, func, max_nfe, 0, 0
     def __getattr__(self, name): return getattr(self.func, name)
     def __call__(self, t, z, **kwargs):
         self.nfe += 1
         if self.nfe > self.max_nfe: raise SolveError(f"max_nfe = {self.max_nfe} evaluations are not enough")
-        return self.func(t, z, **kwargs)
+        return self.call(t, z, **kwargs)
     def callback_accept_step(self, *args):
         self.n_steps += 1
         return self.func.callback_accept_step(*args)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #8b594ace
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #700d22b7
 _OFF_GRID = ("step_size", "grid_constructor", "max_num_steps") # options that a refined grid or tolerance replaces
 _COMMON = ("rtol", "atol", "norm", "interp", "perturb")        # options that another method understands
 
@@ -154,32 +156,32 @@ def _options(plan, own, method, settings, nodes):
     if grid: return {**kept, "grid_constructor": lambda f, y, t: nodes}
     return dict(rtol=1e30, atol=1e30, norm=kept["norm"], step_t=nodes[1:], first_step=2 * (nodes[-1] - nodes[0]))
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #14ec92f3
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #ef2f6067
 class _StandIn:
     "Solves as the plan says, and records it."
     def __init__(self, plan, own, func, y0, settings):
         self.own, self.y0, self.settings, self.field = own, y0, settings, unwrapped(func)
-        self.plan = plan if plan.concerns(self.field) else Plan(plan.table, keep=plan.keep, max_nfe=plan.max_nfe, solves=plan.solves)
-        self.func, self.method = _Watched(func, plan.max_nfe), self.plan.method_for(own)
-        self.grid, self.unchanged = _walks_a_grid(plan.table[own]), not self.plan.changes
+        self.plan, self.changed = _effective(plan, self.field)
+        self.func, self.method = _Watched(func, plan.max_nfe), _method(self.plan, own)
 
     def make(self, method, settings): return self.plan.table[method](func=self.func, y0=self.y0, **settings)
-
-    def nodes(self, t):
-        "The grid of a fixed-step solve; `None` under tolerances."
-        if self.plan.step_size: return cut(nodes_through(t, self.plan.step_size), self.plan.refine)
-        if self.plan.rtol or not self.grid: return None
-        own = self.make(self.own, self.settings)
-        nodes = own.grid_constructor(own.func, self.y0, t)
-        if self.plan.change_field: self.func.func = self.plan.change_field(self.func.func, nodes)
-        return nodes if self.plan.refine == 1 else cut(nodes, self.plan.refine)
+    def integrate_until_event(self, t0, event_fn): return _until_event(self, t0, event_fn)
 
     def integrate(self, t):
-        nodes = self.nodes(t)
-        settings = self.settings if self.unchanged else _options(self.plan, self.own, self.method, self.settings, nodes)
-        return self.record(self.make(self.method, settings).integrate(t), t, nodes)
+        nodes = _nodes(self, t)
+        settings = _options(self.plan, self.own, self.method, self.settings, nodes) if self.changed else self.settings
+        return _recorded(self, self.make(self.method, settings).integrate(t), t, nodes)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #a4d5655c
+def _nodes(self, t):
+    "The grid of a fixed-step solve; `None` under tolerances."
+    if self.plan.step_size: return cut(nodes_through(t, self.plan.step_size), self.plan.refine)
+    if self.plan.rtol or not _walks_a_grid(self.plan.table[self.own]): return None
+    own = self.make(self.own, self.settings)
+    nodes = own.grid_constructor(own.func, self.y0, t)
+    if self.plan.change_field: self.func.call = self.plan.change_field(self.func.func, nodes)
+    return nodes if self.plan.refine == 1 else cut(nodes, self.plan.refine)
+
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #1f700bfc
 def _event_settings(plan, own, method, settings):
     "The settings of a solve that an event ends."
     if not _walks_a_grid(plan.table[method]): return {**settings, **_tolerances(plan, settings)}
@@ -188,23 +190,25 @@ def _event_settings(plan, own, method, settings):
     return {**settings, "step_size": step_size / plan.refine}
 
 def _until_event(self, t0, event_fn):
+    "Event time and states of a solve that ends there."
     settings = _event_settings(self.plan, self.own, self.method, self.settings)
     event_t, path = self.make(self.method, settings).integrate_until_event(t0, event_fn)
     t = torch.stack([t0, event_t.to(t0)])
-    return event_t, self.record(path, t, t if self.grid else None)
+    return event_t, _recorded(self, path, t, t if _walks_a_grid(self.plan.table[self.method]) else None)
 
-def _record(self, path, t, nodes):
-    own = {name: value for name, value in self.settings.items() if name != "norm"}
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #8f002cb4
+def _recorded(self, path, t, nodes):
+    "`path`, after a `Solve` was appended to the plan's list."
+    asked = {name: value for name, value in self.settings.items() if name != "norm"}
     tolerances = _tolerances(self.plan, self.settings) if nodes is None else dict(rtol=None, atol=None)
     states = dict(start=self.y0.detach(), path=path.detach(), func=self.func.func) if self.plan.keep else {}
+    steps = self.func.n_steps if nodes is None else len(nodes) - 1
     self.plan.solves.append(Solve(
-        self.field, self.own, self.method, getattr(self.plan.table[self.method], "order", 0), own, **tolerances, t=t.detach(),
-        nodes=nodes, n_steps=self.func.n_steps if nodes is None else len(nodes) - 1, nfe=self.func.nfe, **states))
+        self.field, self.own, self.method, getattr(self.plan.table[self.method], "order", 0), asked, **tolerances, t=t.detach(),
+        nodes=nodes, n_steps=steps, nfe=self.func.nfe, **states))
     return path
 
-_StandIn.integrate_until_event, _StandIn.record = _until_event, _record
-
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #2d99d44f
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #a60d865c
 _plans = ContextVar("plans", default=())
 _lock, _users = threading.Lock(), Counter()
 
@@ -224,7 +228,7 @@ def solver_table(module): # torchdiffeq, or the name of a copy of it
         except (ImportError, AttributeError): continue
     raise ValueError(f"{name} has no table SOLVERS, neither itself nor in _impl.odeint: is it a copy of torchdiffeq?")
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #700d22b7
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #8ba94252
 @contextmanager
 def torchdiffeq_solver(method: str = None, # exchange the method of every solve
                        step_size: float = None, # with a fixed-step method
