@@ -138,7 +138,7 @@ def _noise(case, found, values):
     "What rounding changes of every sample (n,)."
     if found.double is None or found.in_double: return 100 * torch.finfo(found.runs[0].output.dtype).eps * values[0].norm(dim=1)
     noise = (values[0] - _values(case, [found.double])[0][0]).norm(dim=1)
-    return noise.clamp(min=noise.median())
+    return noise.clamp(min=noise.median()) * 2 ** (LEVELS - 1)
 
 def convergence_of(case: Case, found: Refinements): # checked; its refinements
     "`Convergence` of a case, and the distances (n,) of its samples from the boundary, or `None`."
