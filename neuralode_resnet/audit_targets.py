@@ -111,7 +111,8 @@ class Target:
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(module=self.module, refine=2 ** level, tighten=10 ** level, higher=higher, fields=fields,
                                   keep=True, change_field=change_field, max_nfe=self.max_nfe)
-    def call(self, x, level): return self.model(*x)
+    def call(self, x, level): # the model's arguments; of accuracy, for models that are told
+        return self.model(*x)
     def run(self, x: tuple, level=0, training=False, **changes): # the model's arguments; of accuracy; see `solving`
         "One `Run` of the model, which does not notice. Failures of a solve are raised."
         try: return _run(self, x, level, training, False, changes)
@@ -126,5 +127,4 @@ class Target:
         "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
         return _in_double(self)
     def name_of(self, field): # a function that was solved
-        "What the model calls it."
         return _name_of(self, field)

@@ -18,6 +18,7 @@ import torch
 import typer
 
 from . import sweep_commands
+from .cli_audit import audit_command
 from .datasets import Data, load
 from .models import NeuralODE, load_model, save_model
 from .plots import figure_1, use_style
@@ -80,6 +81,7 @@ def pick_device(name: str): # "auto", or as torch names it
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   help="Is a trained Neural ODE an ODE, or a ResNet after all?")
 for _command in sweep_commands.COMMANDS: app.command()(_command)
+app.command("audit")(audit_command)
 COARSE, FINE = Solver("euler", 1/2), Solver("rk4", 1/16) # the two training solvers of the demo
 
 OutOption = Annotated[Path, typer.Option(help="Folder to write to.")]

@@ -121,7 +121,8 @@ class LoopTarget(Target):
     def solving(self, level=0, higher=False, fields=None, change_field=None):
         "Nothing to change: the call does it."
         yield []
-    def call(self, x, level): return self.model(*x, refine=2 ** level)
+    def call(self, x, level): # the model's arguments; of accuracy
+        return self.model(*x, refine=2 ** level)
 
 def _takes_refine(model):
     "Has the call a parameter `refine`?"
