@@ -1,15 +1,17 @@
 """How the cost of a training iteration grows: time and memory against step count, batch, ensemble size and dimension.
 
-Every point is a process of its own, forked from one that has loaded everything, so that its peak of resident memory beyond
-the start belongs to the point alone. One factor varies at a time around Sphere2, Euler with 64 steps, batch of 128, five
-seeds; one thread. The exponent p of cost ~ x^p is fitted to the upper half of each series, where constant costs matter least.
+Every point is a process of its own, forked from one that has loaded everything, and warmed by a few small iterations; the
+peak of resident memory beyond that belongs to the point alone (read from /proc, so this needs Linux). One factor varies at a
+time around Sphere2, Euler with 64 steps, batch of 128, five seeds; one thread. The exponent p of cost ~ x^p is fitted to the
+upper half of each series, where constant costs matter least.
 """
 import argparse
 import multiprocessing
-import resource
+import re
 import statistics
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,20 +27,28 @@ SERIES = dict(n_steps=[4, 8, 16, 32, 64, 128, 256, 512], batch=[32, 64, 128, 256
               members=[1, 2, 5, 10, 20, 40], dim=[2, 3, 4, 6, 8, 16, 32])
 
 
-def peak_kb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory_mb(field):
+    "`VmRSS`, resident now, or `VmHWM`, its peak since `forget_peak`, of this process."
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def forget_peak(): Path("/proc/self/clear_refs").write_text("5")
+
+
+def train(setting, iterations, callbacks=()):
+    data, seeds = load(f"sphere{setting['dim']}"), list(range(setting["members"]))
+    model = NeuralODE.for_data(data, f"euler@1/{setting['n_steps']}", seed=seeds)
+    fit(model, data, iterations, setting["batch"], seed=seeds, progress=False, callbacks=callbacks)
 
 
 def measure_point(queue, setting, rounds):
     "Milliseconds of an iteration, and megabytes that it took beyond the start, put into `queue`."
     torch.set_num_threads(1)
-    data, seeds = load(f"sphere{setting['dim']}"), list(range(setting["members"]))
-    before = peak_kb()
-    model = NeuralODE.for_data(data, f"euler@1/{setting['n_steps']}", seed=seeds)
-    marks = []
-    fit(model, data, rounds + 2, setting["batch"], seed=seeds, progress=False,
-        callbacks=[lambda run: marks.append(time.perf_counter())])
-    milliseconds = 1e3 * statistics.median(np.diff(marks[1:]))
-    queue.put(dict(milliseconds=milliseconds, megabytes=(peak_kb() - before) / 1024))
+    train(dict(n_steps=1, batch=4, members=1, dim=setting["dim"]), 2)
+    forget_peak()
+    before, marks = memory_mb("VmRSS"), []
+    train(setting, rounds + 2, [lambda run: marks.append(time.perf_counter())])
+    queue.put(dict(milliseconds=1e3 * statistics.median(np.diff(marks[1:])), megabytes=memory_mb("VmHWM") - before))
 
 
 def in_a_process(setting, rounds):

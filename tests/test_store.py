@@ -78,7 +78,7 @@ def test_killed_at_random_moments_a_sweep_ends_with_the_same_bits(tmp_path, kill
 @pytest.mark.slow
 def test_what_a_killed_process_of_the_sweep_leaves_is_taken_up(tmp_path):
     psutil = pytest.importorskip("psutil")
-    experiments, store, outcome = expand({**tomllib.loads(LONGER), "iterations": 6000}), tmp_path / "store", {}
+    experiments, store, outcome = expand(tomllib.loads(LONGER)), tmp_path / "store", {}
     sweeping = threading.Thread(target=lambda: outcome.update(failed=sweep(experiments, store, jobs=2, progress=False)))
     sweeping.start()
     while not (store / "store.toml").exists() or status(store).state.eq("running").sum() < 2: time.sleep(.1)
