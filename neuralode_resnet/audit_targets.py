@@ -123,8 +123,7 @@ class Target:
         "As `run`; an output that cannot be had is NaN."
         try: return self.run(x, level, **changes)
         except (SolveError, AssertionError): return Run(torch.full_like(like, torch.nan), [])
-    def in_double(self):
-        "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
+    def in_double(self): # the same target, its model copied to float64; raises whatever copying or converting raises
         return _in_double(self)
     def name_of(self, field): # a function that was solved
         return _name_of(self, field)
