@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from .convergence import STATES
 
@@ -171,10 +172,11 @@ def _plot_samples(samples, ax):
     for changed, color, label in ((False, "0.6", "kept"), (True, "crimson", "changed")):
         part = samples[(samples.changed == changed) & np.isfinite(samples.error)]
         ax.loglog(part.margin.clip(lower=1e-9), part.error.clip(lower=1e-9), ".", ms=3, color=color, label=label)
-    low, high = ax.get_xlim()
+    low, high = (10 ** f(math.log10(limit)) for f, limit in zip((math.floor, math.ceil), ax.get_xlim()))
     ax.plot([low, high], [low, high], color="black", lw=.8)
-    ax.set(xlim=(low, high), xlabel="distance from the boundary", ylabel="estimated error",
-           title=f"{(samples.error < samples.margin).mean():.0%} certified")
+    for axis in (ax.xaxis, ax.yaxis): axis.set_minor_formatter(NullFormatter())
+    ax.set(xlim=(low, high), xlabel="distance from the boundary", ylabel="estimated error", title=
+           f"{(samples.error < samples.margin).mean():.0%} certified, {np.isinf(samples.error).mean():.0%} not resolved")
     ax.legend(markerscale=3)
 
 # %% ../nbs/23j_audit_report.ipynb #a31b696c

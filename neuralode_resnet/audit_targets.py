@@ -94,7 +94,7 @@ def _name_of(target, field):
     return names[0] if names else getattr(field, "__qualname__", type(field).__name__).replace("<locals>.", "")
 
 def _in_double(target):
-    "A target of the same kind, with a copy of the model in float64."
+    "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
     if not isinstance(target.model, nn.Module): raise TypeError("the model is not a module, so it cannot be converted")
     copied = type(target)(copy.deepcopy(target.model).double(), target.output, target.module)
     copied.draws = _SameDraws
@@ -111,7 +111,7 @@ class Target:
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(module=self.module, refine=2 ** level, tighten=10 ** level, higher=higher, fields=fields,
                                   keep=True, change_field=change_field, max_nfe=self.max_nfe)
-    def call(self, x, level): # the model's arguments; of accuracy, for models that are told
+    def call(self, x: tuple, level): # the model's arguments; of accuracy
         return self.model(*x)
     def run(self, x: tuple, level=0, training=False, **changes): # the model's arguments; of accuracy; see `solving`
         "One `Run` of the model, which does not notice. Failures of a solve are raised."
@@ -123,7 +123,4 @@ class Target:
         "As `run`; an output that cannot be had is NaN."
         try: return self.run(x, level, **changes)
         except (SolveError, AssertionError): return Run(torch.full_like(like, torch.nan), [])
-    def in_double(self): # the same target, its model copied to float64; raises whatever copying or converting raises
-        return _in_double(self)
-    def name_of(self, field): # a function that was solved
-        return _name_of(self, field)
+    in_double, name_of = _in_double, _name_of

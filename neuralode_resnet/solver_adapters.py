@@ -121,7 +121,7 @@ class LoopTarget(Target):
     def solving(self, level=0, higher=False, fields=None, change_field=None):
         "Nothing to change: the call does it."
         yield []
-    def call(self, x, level): # the model's arguments; of accuracy
+    def call(self, x: tuple, level): # the model's arguments; of accuracy
         return self.model(*x, refine=2 ** level)
 
 def _takes_refine(model):

@@ -4,13 +4,21 @@ Each is trained here for a few seconds: two that step once through their interva
 tolerances must pass. None of their code knows of this package.
 """
 import copy
+import importlib
 import random
-import warnings
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchdiffeq
+from house import ROOT
 from neuralode_resnet.audit import assert_solver_independent, audit
+from neuralode_resnet.solvers import Solver
+from neuralode_resnet.torchdiffeq_swap import torchdiffeq_solver
 from torch import nn
 from torch.nn import functional as F
 from torchdiffeq import odeint, odeint_adjoint
@@ -315,6 +323,59 @@ def test_torchdyn():
         model = nn.Sequential(NeuralODE(net, solver="euler", return_t_eval=False))
         report = audit(model, x, output=lambda sol: sol[-1])
         assert report.verdict == verdict, f"\n{report}"
+
+
+def test_a_copy_of_torchdiffeq(tmp_path, monkeypatch):
+    "A project's own copy has a table of its own: seen when it is named, and only then."
+    shutil.copytree(Path(torchdiffeq.__file__).parent, tmp_path / "their_solvers", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("their_solvers").odeint
+    x, t = torch.randn(400, 2), torch.tensor([0., 1.])
+
+    def model(x):
+        return theirs(lambda t, z: 9 * torch.sin(z.flip(1)), x, t, method="euler")[-1]
+    with pytest.raises(ValueError, match="module="):
+        audit(model, x)
+    assert audit(model, x, module="their_solvers").verdict == "ResNet"
+
+
+def test_threads_do_not_see_each_other():
+    "Two threads refine by different numbers, at the same time, again and again."
+    def refined(k):
+        x, t = torch.ones(1), torch.tensor([0., 1.])
+        for _ in range(200):
+            with torchdiffeq_solver(refine=k):
+                assert odeint(lambda t, z: -z, x, t, method="euler")[-1].item() == pytest.approx((1 - 1 / k) ** k, abs=1e-6)
+        return True
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(refined, (1, 2, 4, 8)))
+    assert not any(type(entry).__name__ == "_Hook" for entry in torchdiffeq._impl.adjoint.SOLVERS.values())
+
+
+def test_cost():
+    "An audit of Sphere2's 1,000 test points takes under 5 s on two cores: under 5 s of processor time, whoever else computes."
+    from neuralode_resnet.datasets import load
+    from neuralode_resnet.models import load_model, member
+    data = load("sphere2", seed=0)
+    model = member(load_model(ROOT / "results" / "weights" / "sphere2_euler_64.pt"), 4)
+    audit(model, data.x_test[:10])  # imports that the first forward differentiation takes
+    start = time.process_time()
+    assert audit(model, data.x_test, data.y_test).verdict == "ODE"
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("solver", ["dopri5@1e-3", "midpoint@1/8", "rk4@1/4"])
+def test_models_of_this_package(solver):
+    from neuralode_resnet.datasets import load
+    from neuralode_resnet.models import NeuralODE
+    data = load("sphere2", seed=0)
+    model = NeuralODE.for_data(data, solver, seed=0)
+    with torch.no_grad():
+        for parameter in model.block.field.parameters():
+            parameter *= .3
+    report = audit(model, data.x_test[:300])
+    assert report.verdict == "ODE", f"\n{report}"
+    assert model.block.solver == Solver.parse(solver)
 
 
 # What cannot be audited
