@@ -43,7 +43,7 @@ def _states(c):
 def _error(c):
     "Estimated distance (n,) of the first level of a `Convergence` from the exact value."
     q = c.observed.clamp(max=reliable_order(c.order, c.fixed))
-    ages = torch.arange(len(c.values) - 2, -1, -1)[:, None] # how many levels ago each difference was taken
+    ages = torch.arange(len(c.values) - 2, -1, -1, device=q.device)[:, None] # how many levels ago each difference was taken
     last = (c.differences / c.factor ** (q * ages)).amax(0)
     rest = torch.where(c.states == 1, torch.as_tensor(c.noise), SAFETY * last / (c.factor ** q - 1))
     return ((c.values[0] - c.values[-1]).norm(dim=-1) + rest).masked_fill(~c.resolved, math.inf)

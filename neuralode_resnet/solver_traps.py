@@ -23,7 +23,7 @@ class Probe:
 
 def probe(solve, modules=()): # a `Solve` with states; the modules of the model
     "A `Probe` of the field that was solved, `modules` being in evaluation mode."
-    f, z, t = solve.func, solve.start, solve.t.to(solve.start.dtype)
+    f, z, t = solve.func, solve.start, solve.t.to(solve.start)
     with undisturbed(modules):
         first, again, later = f(t[0], z), f(t[0], z), f(t[-1], z)
         random = not torch.equal(first, again)
