@@ -59,7 +59,7 @@ class TensorBoard:
     "Callback of `fit`: loss and accuracy of every seed as TensorBoard events. `ValueError` if it is not installed."
     def __init__(self, folder, every: int = 50): # of the events; iterations between two of them
         try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError: raise ValueError("TensorBoard is not installed: pip install tensorboard") from None
+        except ImportError: raise ValueError("TensorBoard is not installed: pip install neuralode_resnet[tensorboard]") from None
         self.make, self.folder, self.every, self.writer = SummaryWriter, folder, every, None
 
     def __call__(self, run):

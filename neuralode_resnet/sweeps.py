@@ -55,7 +55,7 @@ def _connect(scheduler):
     "A client of the Dask scheduler at an address. Raises `ValueError` when it does not answer."
     try: from distributed import Client
     except ImportError: raise ValueError("a scheduler needs Dask: pip install neuralode_resnet[cluster]") from None
-    try: return Client(scheduler, timeout=10, set_as_default=False)
+    try: return Client(scheduler, timeout=5, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, and give the address "
                          f"that it prints ({type(error).__name__})") from None
