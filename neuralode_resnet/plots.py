@@ -7,6 +7,7 @@ __all__ = ['CLASS_COLORS', 'CLASS_MARKERS', 'METHOD_COLORS', 'METHOD_MARKERS', '
            'plot_accuracy', 'plot_history', 'slope', 'plot_orders', 'plot_steps', 'figure_1']
 
 # %% ../nbs/00_plots.ipynb #1b44072c
+import sys
 from fractions import Fraction
 
 import matplotlib.pyplot as plt
@@ -28,9 +29,12 @@ METHOD_MARKERS = dict(zip(_METHODS, "osD^vPXp*"))
 def _look(method): return dict(color=METHOD_COLORS.get(method, "black"), marker=METHOD_MARKERS.get(method, "."))
 
 def use_style() -> None:
-    "The look of the whole project: small sharp panels of 3.2 by 2.6 inches, light axes, no frames around legends."
+    "The look of the whole project: small panels of 3.2 by 2.6 inches, light axes, no frames around legends; sharp in notebooks."
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats # comes with IPython
+        set_matplotlib_formats("retina")
     sns.set_theme(context="paper", style="ticks", rc={
-        "figure.figsize": (3.2, 2.6), "figure.dpi": 144, "savefig.dpi": 300, "figure.constrained_layout.use": True,
+        "figure.figsize": (3.2, 2.6), "figure.dpi": 96, "savefig.dpi": 300, "figure.constrained_layout.use": True,
         "font.size": 8.5, "axes.labelsize": 9, "axes.titlesize": 9.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
         "legend.fontsize": 8, "legend.title_fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
         "axes.spines.right": False, "axes.linewidth": .8, "lines.linewidth": 1.4, "lines.markersize": 4.5})
@@ -53,16 +57,14 @@ def _planar(z, lead, who):
 # %% ../nbs/00_plots.ipynb #c4ada0e8
 def _classes(y, n, who):
     "Labels as an array (n,) of whole numbers that have a colour."
-    y = _array(y)
-    if y.shape != (n,): raise ValueError(f"{who}: {n} states need labels ({n},), got shape {y.shape}")
+    if (y := _array(y)).shape != (n,): raise ValueError(f"{who}: {n} states need labels ({n},), got shape {y.shape}")
     if not np.isin(y, range(len(CLASS_COLORS))).all():
         raise ValueError(f"{who}: labels must be whole numbers from 0 to {len(CLASS_COLORS) - 1}, got {np.unique(y)}")
     return y.astype(int)
 
 def _table(frame, columns, who):
     "Refuse a `frame` without the `columns` or without rows."
-    missing = [c for c in columns if c not in frame]
-    if missing: raise ValueError(f"{who}: column {', '.join(missing)} is missing; there are {', '.join(frame)}")
+    if missing := [c for c in columns if c not in frame]: raise ValueError(f"{who}: column {', '.join(missing)} is missing; there are {', '.join(frame)}")
     if not len(frame): raise ValueError(f"{who}: the data frame has no rows; nothing to draw")
 
 # %% ../nbs/00_plots.ipynb #d2a660d1
@@ -132,8 +134,8 @@ def _axis_of_solvers(ax, x, numticks=8):
 # %% ../nbs/00_plots.ipynb #55f37740
 def _accuracy_lines(ax, frame, x, train, train_method):
     "A line per method; a ring at `train` on the one of `train_method`."
-    off = frame[frame[x].isna()]["method"].unique()
-    if len(off): raise ValueError(f"plot_accuracy: {', '.join(off)} without {x}; draw over x='nfe', or leave them out")
+    if len(off := frame[frame[x].isna()]["method"].unique()):
+        raise ValueError(f"plot_accuracy: {', '.join(off)} without {x}; draw over x='nfe', or leave them out")
     for method, rows in frame.groupby("method", sort=False):
         by = [c for c in ("step_size", "tol") if c in rows] or [x]
         line = _mean_line(ax, rows, by, x, "accuracy", label=method, **_look(method))
