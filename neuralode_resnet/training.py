@@ -165,6 +165,7 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
     _check_fit(model, data, seeds)
     run = Run(model, data, batch_size, lr, seeds, list(callbacks))
     if checkpoint is not None and Path(checkpoint).exists(): resume_run(run, checkpoint)
+    model.train()
     return run
 
 # %% ../nbs/13_training.ipynb #e263acf7
@@ -208,11 +209,8 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         progress: bool = True,   # show a progress bar with the time left
         checkpoint=None, checkpoint_every: int = 1000): # file to resume from and to write to; iterations in between
     """Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training.
-
-    Recommended: the solver `midpoint`, and a `ValidityController` in `callbacks`: few flips, full accuracy and a step at
-    rest, where a fixed solver may be learnt along with the data. Two evaluations of it beat two steps of Euler."""
+    Recommended: `midpoint` and a `ValidityController` in `callbacks`. It has few flips and rests; two steps of Euler cost as much."""
     run = _start(model, data, seed, iterations, batch_size, lr, [*filter(None, [steps]), *callbacks], checkpoint, checkpoint_every)
-    model.train()
     with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
                                  desc=model.block.solvers[0].method, mininterval=0.5) as bar:
         while run.iteration < iterations and run.stop is None:
