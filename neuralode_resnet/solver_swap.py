@@ -39,17 +39,18 @@ def _solved(model, batch):
     except SolveError: return torch.full((len(batch), 1), torch.nan), torch.full((2,), torch.nan, dtype=torch.float64)
 
 def _alike(a, b): return (a == b) & (a >= 0) # a failed solve predicts nothing, so it agrees with nothing
+def _at_once(x): return 16 if x.dim() == 4 and x.device.type == "cpu" else 4096 # activations of more leave the caches
 
 # %% ../nbs/20_solver_swap.ipynb #b3e8b143
 @torch.no_grad()
 def predict(model: NeuralODE,      # a model, or an ensemble
             x: Tensor,             # inputs (n, *state), the same for all members
-            batch_size: int = 4096): # samples solved together
+            batch_size: int | None = None): # samples solved together; by default 4096, of images on the CPU 16
     "Classes (member, n), -1 where a solve failed; steps and evaluations of a solve (member,), averaged over the batches."
     training, classes, costs, dtype = model.training, [], [], next(model.parameters()).dtype
     model.eval()
     try:
-        for batch in x.split(batch_size):
+        for batch in x.split(batch_size or _at_once(x)):
             batch = model.for_members(as_states(batch, dtype))
             logits, cost = _solved(model, batch)
             classes.append(logits.argmax(-1).where(logits.isfinite().all(-1), -1).view(model.members or 1, -1))
@@ -61,7 +62,7 @@ def predict(model: NeuralODE,      # a model, or an ensemble
 def swap_grid(model: NeuralODE,  # a model, or an ensemble
               data,              # with `x_test` and `y_test`
               solvers,           # solvers or their names
-              batch_size: int = 4096): # samples solved together
+              batch_size: int | None = None): # samples solved together, see `predict`
     "Data frame: solver, method, step_size, tol, n_steps, nfe, accuracy, agreement; `member` for an ensemble (paper, §5)."
     solvers = [Solver.parse(s) for s in ([solvers] if isinstance(solvers, (str, Solver)) else solvers)]
     if not solvers: raise ValueError("no test solver given")
@@ -121,7 +122,7 @@ def validity(model: NeuralODE, # a model, or an ensemble
              y: Tensor,        # labels (n,)
              test_solver,      # more accurate than the model's own; a `Solver` or its name
              threshold: float = 0.1, # in (0, 1), 0.1 in the paper
-             batch_size: int = 4096): # samples solved together
+             batch_size: int | None = None): # samples solved together, see `predict`
     "The `Validity` of a model; a list of them, one a member, of an ensemble. Raises `ValueError` for a bad threshold."
     if not 0 < threshold < 1: raise ValueError(f"threshold is a difference of accuracies in (0, 1), got {threshold}")
     if len(x) != len(y) or not len(x): raise ValueError(f"need as many labels as inputs, and one at least: {len(x)}, {len(y)}")
