@@ -24,7 +24,7 @@ from neuralode_resnet.training import fit
 
 BASE = dict(n_steps=64, batch=128, members=5, dim=2)
 SERIES = dict(n_steps=[4, 8, 16, 32, 64, 128, 256, 512], batch=[32, 64, 128, 256, 512, 1024],
-              members=[1, 2, 5, 10, 20, 40], dim=[2, 4, 8, 16, 32, 64, 128])
+              members=[1, 2, 5, 10, 20, 40], dim=[2, 4, 6, 8, 12, 16, 32, 64, 128])
 LESS = dict(dim=dict(n_steps=8))  # what differs from BASE in a series, so that its dearest point fits into memory
 
 

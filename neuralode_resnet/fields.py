@@ -132,7 +132,7 @@ def _matrix(w, taps):
 # %% ../nbs/11_fields.ipynb #68a59730
 class Conv1dField(_Network):
     "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
-    FOLD_UP_TO, BAND_UP_TO = 8, 16 # length of the state up to which dense layers are as fast, or faster; in native code
+    FOLD_UP_TO, BAND_UP_TO = 8, 12 # length of the state up to which dense layers are as fast, or faster; in native code
 
     def __init__(self, channels: int = 32): # width of the hidden layers; states are (batch, 1, dim)
         super().__init__(nn.Conv1d(1, channels, 1), nn.Conv1d(channels, channels, 3, padding=1), nn.Conv1d(channels, 1, 1))
