@@ -40,6 +40,7 @@ class AuditReport:
     repair: dict            # the row of the modified equation, or why there is none
     advice: list            # sentences
     traps: list             # sentences
+    coarser: pd.DataFrame = None # of an ODE: a row per coarser solver, up to the first that does not agree
     seconds: float = 0.     # what the audit took
     samples: pd.DataFrame = default(default=None, repr=False) # error, margin, state, changed of every sample
 

@@ -109,7 +109,7 @@ class Target:
 
     def solving(self, level=0, higher=False, fields=None, change_field=None):
         "Context in which the model is called; yields the list of `Solve`s."
-        return torchdiffeq_solver(module=self.module, refine=2 ** level, tighten=10 ** level, higher=higher, fields=fields,
+        return torchdiffeq_solver(module=self.module, refine=2. ** level, tighten=10. ** level, higher=higher, fields=fields,
                                   keep=True, change_field=change_field, max_nfe=self.max_nfe)
     def call(self, x: tuple, level): # the model's arguments; of accuracy
         return self.model(*x)

@@ -35,9 +35,9 @@ def _refine_block(block, level, higher, change_field):
     "Give `block` a better solver, and another field if that is wished."
     solver = block.solver
     if change_field: block.field = change_field(block.field, torch.tensor([0, solver.step_size]))
-    if level: solver = solver.refined(2 ** level if solver.fixed else 10 ** level)
-    method = RAISED.get(solver.method, solver.method) if higher else solver.method
-    block.solver = Solver(method, solver.step_size, rtol=solver.rtol, atol=solver.atol)
+    if level: solver = solver.refined(2. ** level if solver.fixed else 10. ** level)
+    method, length = RAISED.get(solver.method, solver.method) if higher else solver.method, abs(block.t_span[1] - block.t_span[0])
+    block.solver = Solver(method, min(solver.step_size, length) if solver.fixed else None, rtol=solver.rtol, atol=solver.atol)
 
 # %% ../nbs/23d_solver_adapters.ipynb #3f8d7dd1
 class BlockTarget(Target):
@@ -77,10 +77,10 @@ def _refine_problem(problem, level, higher):
     "Give an ODE problem of torchdyn a better solver."
     solver = problem.solver
     if solver.stepping_class != "fixed":
-        problem.rtol, problem.atol = problem.rtol / 10 ** level, problem.atol / 10 ** level
+        problem.rtol, problem.atol = problem.rtol / 10. ** level, problem.atol / 10. ** level
         return
     if higher and solver.order < 4: solver = importlib.import_module(type(solver).__module__).RungeKutta4()
-    problem.solver = _Substeps(solver, 2 ** level)
+    problem.solver = _Substeps(solver, max(1, 2 ** level))
 
 # %% ../nbs/23d_solver_adapters.ipynb #de4c179e
 def _torchdyn_solve(problem, args):
@@ -122,7 +122,7 @@ class LoopTarget(Target):
         "Nothing to change: the call does it."
         yield []
     def call(self, x: tuple, level): # the model's arguments; of accuracy
-        return self.model(*x, refine=2 ** level)
+        return self.model(*x, refine=max(1, 2 ** level))
 
 def _takes_refine(model):
     "Has the call a parameter `refine`?"
