@@ -94,18 +94,19 @@ def _saving(case, found, rows):
     enough = rows[rows.high <= case.tolerance]
     differs = lambda row: (f"differs from {described(found.reference, LEVELS - 1)} in {row.changed} of {row.n} predictions "
                            f"({row.low:.1%} to {row.high:.1%})")
-    if len(enough): return [f"to predict, {enough.solver.iloc[-1]} would do: it takes {enough.nfe.iloc[-1]} evaluations instead of "
-                            f"{case.own.nfe}, and {differs(enough.iloc[-1])}; to train with it, audit anew"]
+    if len(enough): return [f"to predict, {enough.solver.iloc[-1]} would do: it takes {enough.nfe.iloc[-1]} instead of "
+                            f"{case.own.nfe} evaluations, and {differs(enough.iloc[-1])}; to train with it, audit anew"]
     return [f"keep that accuracy: {row.solver} {differs(row)}" for row in rows.itertuples()]
 
-def _cost(case, found, resolved):
+def _cost(case, found, resolved, verdict):
     "What a solver that agrees with the reference costs."
-    name, last = described(found.reference, LEVELS - 1), LEVELS - (found.higher is None)
-    agrees = [case.row(run.output, found.reference.output)["share"] <= case.tolerance for run in found.runs[:last]]
-    level = next((k for k in range(last) if all(agrees[k:])), None)
+    name, runs = described(found.reference, LEVELS - 1), found.runs if found.higher else found.runs[:-1]
+    agrees = [case.row(run.output, found.reference.output)["share"] <= case.tolerance for run in runs]
+    level = next((k for k in range(len(runs)) if all(agrees[k:])), None)
     finest, anew = described(found.runs[-1], LEVELS - 1), "train far more accurately, or adapt the accuracy in training"
     if level is None: return f"no refinement up to {finest} agrees with {name}: {anew}"
     if level and resolved < .5: return f"up to {finest} only {resolved:.0%} of the samples are resolved: {anew}"
+    if level == 0 and verdict != "ODE": return f"its own solver agrees with {name} as far as can be told: first decide the open question"
     if level == 0: return f"its own solver agrees with {name}" + (f": {case.own.nfe} evaluations are enough" if case.own.nfe else "")
     run = found.runs[level]
     cost = f"about {run.nfe} evaluations instead of {found.runs[0].nfe}" if run.nfe else f"{2 ** level} times the steps"
@@ -122,7 +123,8 @@ def _after_repair(case, verdict, repair):
 def advice(case: Case, found: Refinements, resolved: float, verdict: str, repair: dict, # share of resolved samples; of `repaired`
            less: pd.DataFrame = None): # of `coarser`, for an ODE
     "Sentences about what to do."
-    return [_cost(case, found, resolved), *_saving(case, found, less), *_after_repair(case, verdict, repair)]
+    if found.higher is None and len(found.runs) == 1: return [] # nothing to compare with
+    return [_cost(case, found, resolved, verdict), *_saving(case, found, less), *_after_repair(case, verdict, repair)]
 
 # %% ../nbs/24_audit.ipynb #7a11ab33
 def _any_changed(case, found):
@@ -154,12 +156,18 @@ def _probed(case):
     return probes
 
 # %% ../nbs/24_audit.ipynb #c91b9f01
-def _judged(case, found, swaps, shares):
+def _astray(seen, margin):
+    "Share of samples that diverge, and far enough to change."
+    astray = seen.states == STATES.index("divergent")
+    if margin is not None and astray.any(): astray &= ~(10 * seen.differences[-1] <= margin)
+    return astray.double().mean().item()
+
+def _judged(case, found, swaps, astray):
     "The `Judgement`, and the row of rounding or `None`."
     rounding = case.row(case.own.output, found.double.output) if found.double else None
-    second = found.runs[-1] if found.higher else found.runs[-2]
+    second = found.runs[-1] if found.higher else found.runs[-2:][0]
     settled = case.row(second.output, found.reference.output)
-    return judge(swaps, settled, rounding, shares["divergent"], case.tolerance, case.confidence, case.compare), rounding
+    return judge(swaps, settled, rounding, astray, case.tolerance, case.confidence, case.compare), rounding
 
 # %% ../nbs/24_audit.ipynb #ab8abc8c
 def _reported(case):
@@ -167,7 +175,7 @@ def _reported(case):
     probes, found, groups = _probed(case), refinements(case), _groups(case)
     swaps, (seen, margin) = _swaps(case, found), convergence_of(case, found)
     shares, (certificates, samples) = seen.shares(), _certificates(case, found, seen, margin)
-    judgement, rounding = _judged(case, found, swaps, shares)
+    judgement, rounding = _judged(case, found, swaps, _astray(seen, margin))
     repair, compare = repaired(case), getattr(case.compare, "__name__", case.compare)
     less = coarser(case, found) if judgement.verdict == "ODE" else None
     return AuditReport(
@@ -181,7 +189,7 @@ def _reported(case):
 # %% ../nbs/24_audit.ipynb #17f588bb
 def audit(model,                   # a module or callable that solves ODEs; see `solver_adapters`
           x,                       # its input, or a tuple of its arguments
-          y: Tensor = None,        # labels (n,), for accuracies
+          y=None,                  # labels (n,), for accuracies
           compare="class",         # "class", "accuracy", "value", or a function; see `audit_evidence`
           change: float = .01,     # of a value that matters, as a share of its size
           tolerance: float = .1,   # largest share of predictions that may change
@@ -189,8 +197,8 @@ def audit(model,                   # a module or callable that solves ODEs; see 
           output=None,             # picks the tensor to be judged from what the model returns
           module="torchdiffeq"):   # or the name of a copy of it
     "An `AuditReport`. Changes nothing about the model. Raises `ValueError` for what cannot be audited."
-    start, arguments = time.perf_counter(), x if isinstance(x, tuple) else (x,)
-    report = _reported(checked(Case(target_for(model, output, module), arguments, y, compare, change, tolerance, confidence)))
+    start, arguments, labels = time.perf_counter(), x if isinstance(x, tuple) else (x,), None if y is None else torch.as_tensor(y)
+    report = _reported(checked(Case(target_for(model, output, module), arguments, labels, compare, change, tolerance, confidence)))
     return replace(report, seconds=time.perf_counter() - start)
 
 # %% ../nbs/24_audit.ipynb #649019cb

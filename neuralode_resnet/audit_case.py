@@ -44,7 +44,20 @@ def _check_options(case):
         raise ValueError(f"compare must be one of {COMPARISONS} or a function, got {case.compare!r}")
     if case.compare == "accuracy" and case.y is None: raise ValueError("compare='accuracy' needs labels: audit(model, x, y)")
 
-# %% ../nbs/23k_audit_case.ipynb #a43f9ae9
+# %% ../nbs/23k_audit_case.ipynb #764d51b5
+def _check_output(case, out):
+    "Refuse an output that cannot be judged, and labels that do not fit it."
+    shape, x = tuple(out.shape), case.x[0]
+    if not shape: raise ValueError("the model returns a single number, a tensor (n, ...) is needed: predictions, not their loss")
+    if isinstance(x, Tensor) and len(shape) > 2 and x.dim() and shape[0] != len(x) == shape[1]: raise ValueError(
+        f"the output is {shape} for {len(x)} inputs: if its first axis is time, pass output=lambda out: out[-1]")
+    bad = int((~out.isfinite()).sum())
+    if bad: raise ValueError(f"{bad} of {out.numel()} outputs are not finite under the model's own solver: mend that first")
+    if case.y is not None or case.compare in ("class", "accuracy"): classes(out)
+    if case.y is not None and (case.y.shape != shape[:1] or (case.y != case.y.round()).any()): raise ValueError(
+        f"{len(out)} outputs need labels ({len(out)},), numbers of classes, got {case.y.dtype} {tuple(case.y.shape)}")
+
+# %% ../nbs/23k_audit_case.ipynb #f7b25382
 def _check_run(case, run):
     "Refuse a model that solved nothing, or whose output cannot be judged."
     target, unseen = case.target, isinstance(case.target, LoopTarget)
@@ -53,13 +66,9 @@ def _check_run(case, run):
         "it a loop of its own (then give it a parameter refine=1)?")
     if not run.nfe and not unseen:
         raise ValueError("the model called its solver, but nothing was solved for these inputs: no evaluation of any field")
-    bad = int((~run.output.isfinite()).sum())
-    if bad: raise ValueError(f"{bad} of {run.output.numel()} outputs are not finite under the model's own solver: mend that first")
-    if case.compare in ("class", "accuracy"): classes(run.output)
-    if case.y is not None and case.y.shape != run.output.shape[:1]:
-        raise ValueError(f"{len(run.output)} outputs need labels ({len(run.output)},), got {tuple(case.y.shape)}")
+    _check_output(case, run.output)
 
-# %% ../nbs/23k_audit_case.ipynb #f7b25382
+# %% ../nbs/23k_audit_case.ipynb #4e6a9cea
 def checked(case: Case): # without its own run
     "`case` with its own run. Raises `ValueError` for what cannot be audited."
     _check_options(case)
@@ -69,9 +78,10 @@ def checked(case: Case): # without its own run
     if not torch.equal(run.output, again):
         raise ValueError(f"two runs differ by {(run.output - again).abs().max():.3g} though all random states were the same: "
                          "an audit needs a deterministic model")
+    case.target.max_nfe = 100 + 50 * max((solve.nfe for solve in run.solves), default=0)
     return replace(case, own=run)
 
-# %% ../nbs/23k_audit_case.ipynb #c11f0c68
+# %% ../nbs/23k_audit_case.ipynb #ec5857d3
 LEVELS = 4 # the model's own solver and three refinements
 
 @dataclass
@@ -88,7 +98,7 @@ class Refinements:
         "The most accurate run."
         return self.higher or self.runs[-1]
 
-# %% ../nbs/23k_audit_case.ipynb #ec5857d3
+# %% ../nbs/23k_audit_case.ipynb #86df5704
 def _double(case):
     "Target, inputs and run in float64, and why there are none."
     if case.own.output.dtype == torch.float64: return None, None, None, "the model is in float64 already"
@@ -99,19 +109,28 @@ def _double(case):
     except Exception as error: # a model may refuse float64 in any way
         return None, None, None, f"not possible in float64: {str(error).splitlines()[0][:120]}"
 
-# %% ../nbs/23k_audit_case.ipynb #86df5704
+# %% ../nbs/23k_audit_case.ipynb #13d8ce13
+def _levels(target, x, first):
+    "Runs from `first` to the most accurate."
+    fixed = all(solve.fixed for solve in first.solves)
+    yield (last := first)
+    for level in range(1, LEVELS):
+        run = target.refined(x, first.output, level)
+        if not fixed and (not run.solves or described(run, level) == described(last, level)): return
+        yield (last := run)
+
 def refinements(case: Case): # checked
     "The `Refinements` of a case."
     target, x, first = case.target, case.x, case.own
     copied, x_double, double, reason = _double(case)
     wide = double is not None and any(not solve.fixed for solve in first.solves)
     if wide: target, x, first = copied, x_double, double
-    runs = [first, *(target.refined(x, first.output, level) for level in range(1, LEVELS))]
+    runs = [*_levels(target, x, first)]
     higher = target.refined(x, first.output, 1, higher=True)
-    raised = [a for a, b in zip(higher.solves, runs[1].solves) if a.method != b.method]
+    raised = [a for a, b in zip(higher.solves, first.solves) if a.method != b.method]
     return Refinements(runs, higher if raised else None, double, reason, wide)
 
-# %% ../nbs/23k_audit_case.ipynb #13d8ce13
+# %% ../nbs/23k_audit_case.ipynb #df111b2d
 def described(run: Run, level: int): # how the model was solved
     "The solvers of a run, in words."
     def one(s):
@@ -120,10 +139,10 @@ def described(run: Run, level: int): # how the model was solved
     said = "; ".join(dict.fromkeys(map(one, run.solves)))
     return said or (f"refine={2 ** level}" if run.output.isfinite().any() else f"failed at level {level}")
 
-# %% ../nbs/23k_audit_case.ipynb #c4c0ad93
+# %% ../nbs/23k_audit_case.ipynb #c1761741
 def _values(case, runs):
     "Values (levels, n, numbers) and distances (n,) from the boundary; `None` where there is no boundary."
-    outputs = torch.stack([run.output.double().flatten(1) for run in runs])
+    outputs = torch.stack([run.output.double().reshape(len(run.output), -1) for run in runs])
     if callable(case.compare): return outputs, None
     if case.compare == "value": return outputs, case.change * outputs[0].norm(dim=1)
     head = getattr(case.target.model, "head", None)
@@ -133,10 +152,14 @@ def _values(case, runs):
         except ValueError: pass # not linear
     return outputs, output_margin(case.own.output)
 
-# %% ../nbs/23k_audit_case.ipynb #c1761741
+# %% ../nbs/23k_audit_case.ipynb #df655a75
 def _noise(case, found, values):
-    "What rounding changes of every sample (n,)."
-    if found.double is None or found.in_double: return 100 * torch.finfo(found.runs[0].output.dtype).eps * values[0].norm(dim=1)
+    "What rounding changes, or the last tolerance but one permits, of every sample (n,)."
+    size, loose = values[0].norm(dim=1), [solve for solve in found.runs[-2:][0].solves if not solve.fixed]
+    if loose:
+        rtol, atol = (max(float(torch.as_tensor(getattr(solve, name)).max()) for solve in loose) for name in ("rtol", "atol"))
+        return rtol * size + atol * values.shape[-1] ** .5
+    if found.double is None: return 100 * torch.finfo(found.runs[0].output.dtype).eps * size
     noise = (values[0] - _values(case, [found.double])[0][0]).norm(dim=1)
     return noise.clamp(min=noise.median()) * 2 ** (LEVELS - 1)
 

@@ -20,20 +20,26 @@ COMPARISONS = ("class", "accuracy", "value")
 def classes(output: Tensor): # (n, classes)
     "Predicted classes (n,), -1 where an output is not finite. Raises `ValueError` for what is not logits."
     if output.dim() != 2 or output.shape[1] < 2:
-        raise ValueError(f"logits (n, classes) are needed to compare classes, got {tuple(output.shape)}: pass compare='value', "
-                         "or output=lambda z: torch.cat([-z, z], 1) for a single logit")
+        raise ValueError(f"logits (n, classes) are needed to compare classes, or to count them with labels, got {tuple(output.shape)}: "
+                         "pass compare='value' without labels, or output=lambda z: torch.cat([-z, z], 1) for a single logit")
     return output.argmax(-1).where(output.isfinite().all(-1), -1)
 
 def relative_change(a: Tensor, b: Tensor): # outputs (n, ...); b is the more accurate one
     "Change (n,) of every sample as a share of its size; infinite where an output is not finite."
-    a, b = a.double().flatten(1), b.double().flatten(1)
+    a, b = a.double().reshape(len(a), -1), b.double().reshape(len(b), -1)
     size = b.norm(dim=1)
     return ((a - b).norm(dim=1) / size.clamp(min=.1 * size.square().mean().sqrt())).nan_to_num(math.inf, math.inf)
 
 # %% ../nbs/23h_audit_evidence.ipynb #b35b3590
+def _own_change(a, b, compare):
+    "Numbers (n,) of the caller's function. Raises `ValueError` for another shape."
+    numbers = torch.as_tensor(compare(a, b))
+    if numbers.shape == a.shape[:1]: return numbers
+    raise ValueError(f"compare must return a number per sample, ({len(a)},), got {tuple(numbers.shape)}")
+
 def changed(a: Tensor, b: Tensor, compare="class", change: float = .01): # outputs (n, ...); see the table above
     "Which samples (n,) change from output `a` to the more accurate `b`."
-    if callable(compare): return torch.as_tensor(compare(a, b)) > change
+    if callable(compare): return _own_change(a, b, compare) > change
     if compare == "value": return relative_change(a, b) > change
     one, two = classes(a), classes(b)
     return (one != two) | (one < 0)
@@ -90,18 +96,19 @@ def _exceeds(row, tau, n_rows, confidence, compare):
 
 def _doubt(settled, rounding, divergent, tau):
     "Why swaps that change little are not enough: a reason and what to do, or `None`."
-    finer = "audit a copy of the model with smaller steps"
+    finer = "audit a copy of the model with smaller steps or tolerances"
     if settled["high"] > tau: return f"the two best solves themselves differ by {settled['share']:.1%}", finer
-    if divergent > tau: return f"{divergent:.1%} of the samples move further with every refinement", finer
+    if divergent > tau: return f"{divergent:.1%} of the samples move further with every refinement, and far enough to change", finer
     if rounding and rounding["high"] > tau: return f"rounding alone may change {rounding['high']:.1%}", "audit model.double()"
 
 # %% ../nbs/23h_audit_evidence.ipynb #470a08d7
 def judge(swaps: list,     # rows of `swap_row`, one a better solver
           settled: dict,   # row of the two most accurate solves
           rounding: dict,  # row of the same solver in higher precision, or None
-          divergent: float,# share of samples that diverge under refinement
+          divergent: float,# share of samples that diverge under refinement, far enough to change
           tolerance: float = .1, confidence: float = .95, compare="class"):
     "The `Judgement`."
+    if not swaps: return Judgement("undecided", "no solver that is more accurate got through", "audit the module itself, in float64")
     worst, noun = max(swaps, key=lambda row: row["share"]), "accuracy" if compare == "accuracy" else "predictions"
     seen = f"{worst['share']:.1%} of the {noun} change under {worst['solver']} ({worst['low']:.1%} to {worst['high']:.1%})"
     if any(_exceeds(row, tolerance, len(swaps), confidence, compare) for row in swaps):

@@ -83,7 +83,8 @@ def _geometry_line(found):
 
 def _convergence_line(c):
     shares = ", ".join(f"{c[name]:.0%} {name}" for name in STATES if c[name] >= .005)
-    return f"observed order {c['observed']:.2f}, nominal {c['nominal']:g}; {shares}"
+    seen = "no order to be seen" if math.isnan(c["observed"]) else f"observed order {c['observed']:.2f}"
+    return f"{seen}, nominal {c['nominal']:g}; {shares}"
 
 def _repair_line(r):
     if "share" not in r: return r["reason"]

@@ -95,9 +95,10 @@ def _name_of(target, field):
 
 def _in_double(target):
     "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
-    if not isinstance(target.model, nn.Module): raise TypeError("the model is not a module, so it cannot be converted")
+    if not isinstance(target.model, nn.Module): raise TypeError("the model is a function; audit the module itself, "
+                                                                    "with output=lambda out: ... for what the function adds")
     copied = type(target)(copy.deepcopy(target.model).double(), target.output, target.module)
-    copied.draws = _SameDraws
+    copied.draws, copied.max_nfe = _SameDraws, target.max_nfe
     return copied
 
 # %% ../nbs/23c_audit_targets.ipynb #961e07b4

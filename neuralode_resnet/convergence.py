@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/23e_convergence.ipynb #0caa8dc2
-STATES = ("asymptotic", "at rounding", "pre-asymptotic", "divergent")
+STATES = ("asymptotic", "settled", "pre-asymptotic", "divergent")
 
 def reliable_order(order: float, fixed: bool = True): # nominal order; are the steps given?
     "The order that holds for fields with kinks, too; under tolerances, with respect to the tolerance."
@@ -34,6 +34,7 @@ SAFETY = 1.25 # Roache (1994), three grids
 def _states(c):
     "Index into `STATES` (n,) of every sample of a `Convergence`."
     d, (low, high) = c.differences, order_band(c.order, c.fixed)
+    if len(d) < 2: return torch.full_like(c.observed, 2, dtype=torch.long) # two solves show no order
     state = torch.where((c.observed >= low) & (c.observed <= high), 0, 2)
     state[d[-1] >= d[0]] = 3
     state[d[-1] <= torch.as_tensor(c.noise)] = 1
@@ -42,11 +43,12 @@ def _states(c):
 
 def _error(c):
     "Estimated distance (n,) of the first level of a `Convergence` from the exact value."
+    if not c.resolved.any(): return torch.full_like(c.observed, math.inf)
     q = c.observed.clamp(max=reliable_order(c.order, c.fixed))
     ages = torch.arange(len(c.values) - 2, -1, -1, device=q.device)[:, None] # how many levels ago each difference was taken
     last = (c.differences / c.factor ** (q * ages)).amax(0)
     rest = torch.where(c.states == 1, torch.as_tensor(c.noise), SAFETY * last / (c.factor ** q - 1))
-    return ((c.values[0] - c.values[-1]).norm(dim=-1) + rest).masked_fill(~c.resolved, math.inf)
+    return ((c.values[0] - c.values[1:]).norm(dim=-1).amax(0) + rest).masked_fill(~c.resolved, math.inf)
 
 # %% ../nbs/23e_convergence.ipynb #2d19d48d
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ class Convergence:
     values: Tensor      # (levels, n, numbers), float64
     order: float        # nominal order of the method
     fixed: bool = True  # steps are halved; else tolerances divided by ten
-    noise: object = 0.  # what rounding alone changes, (n,) or a number
+    noise: object = 0.  # what rounding changes, or a tolerance permits: (n,) or a number
 
     factor = property(lambda self: 2 if self.fixed else 10, doc="By which step or tolerance is divided from level to level.")
     differences = property(lambda self: self.values.diff(dim=0).norm(dim=-1), doc="Distances of neighbouring levels (levels - 1, n).")
     orders = property(lambda self: observed_orders(self.differences, self.factor), doc="Orders (levels - 2, n), level by level.")
     observed = property(lambda self: self.orders.mean(0), doc="Order (n,) over all levels.")
     states = property(_states, doc="Index into `STATES` (n,).")
-    resolved = property(lambda self: self.states < 2, doc="Which samples (n,) are asymptotic or at rounding: their error is known.")
+    resolved = property(lambda self: self.states < 2, doc="Which samples (n,) are asymptotic or settled: their error is known.")
     error = property(_error, doc="Estimated distance (n,) of the first level from the exact value; infinite where not resolved.")
 
     def shares(self):

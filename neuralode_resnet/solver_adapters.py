@@ -17,11 +17,13 @@ from .audit_targets import Target, modules_of
 from .models import ODEBlock
 from .solvers import Solver
 from .steps import fixed_grid
-from .torchdiffeq_swap import Solve
+from .torchdiffeq_swap import Solve, resolvable
 
 # %% ../nbs/23d_solver_adapters.ipynb #f771c147
 RAISED = {**dict.fromkeys(("euler", "midpoint", "heun"), "rk4"),
           **dict.fromkeys(("rk4", "rk4_38", "heun_euler", "fehlberg2", "bosh3"), "dopri5")} # of this package
+
+def _dtype(module): return next((p.dtype for p in module.parameters()), torch.get_default_dtype())
 
 def _block_solve(block, args, out):
     "The `Solve` that an `ODEBlock` has just done."
@@ -35,7 +37,7 @@ def _refine_block(block, level, higher, change_field):
     "Give `block` a better solver, and another field if that is wished."
     solver = block.solver
     if change_field: block.field = change_field(block.field, torch.tensor([0, solver.step_size]))
-    if level: solver = solver.refined(2. ** level if solver.fixed else 10. ** level)
+    if level: solver = solver.refined(2. ** level if solver.fixed else resolvable(10. ** level, solver.rtol, _dtype(block)))
     method, length = RAISED.get(solver.method, solver.method) if higher else solver.method, abs(block.t_span[1] - block.t_span[0])
     block.solver = Solver(method, min(solver.step_size, length) if solver.fixed else None, rtol=solver.rtol, atol=solver.atol)
 
@@ -77,7 +79,8 @@ def _refine_problem(problem, level, higher):
     "Give an ODE problem of torchdyn a better solver."
     solver = problem.solver
     if solver.stepping_class != "fixed":
-        problem.rtol, problem.atol = problem.rtol / 10. ** level, problem.atol / 10. ** level
+        k = resolvable(10. ** level, problem.rtol, _dtype(problem))
+        problem.rtol, problem.atol = problem.rtol / k, problem.atol / k
         return
     if higher and solver.order < 4: solver = importlib.import_module(type(solver).__module__).RungeKutta4()
     problem.solver = _Substeps(solver, max(1, 2 ** level))
