@@ -7,6 +7,7 @@ __all__ = ['repaired', 'coarser', 'advice', 'audit', 'assert_solver_independent'
 
 # %% ../nbs/24_audit.ipynb #9106ab70
 import time
+import warnings
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -31,10 +32,15 @@ def _groups(case):
     for solve in case.own.solves: groups.setdefault(identity(solve.field), []).append(solve)
     return [*groups.values()]
 
+def _names(case, groups):
+    "What the blocks are called; blocks of one name are numbered."
+    names = [case.target.name_of(solves[0].field) for solves in groups]
+    return [name if names.count(name) == 1 else f"{name} ({names[:i + 1].count(name)})" for i, name in enumerate(names)]
+
 def _blocks(case, groups):
     "Data frame, a row a block: block, solver, solves, evaluations."
-    rows = [dict(block=case.target.name_of(solves[0].field), solver=described(Run(case.own.output, solves), 0), solves=len(solves),
-                 evaluations=sum(solve.nfe for solve in solves)) for solves in groups]
+    rows = [dict(block=name, solver=described(Run(case.own.output, solves), 0), solves=len(solves),
+                 evaluations=sum(solve.nfe for solve in solves)) for name, solves in zip(_names(case, groups), groups)]
     return pd.DataFrame(rows, columns=["block", "solver", "solves", "evaluations"])
 
 # %% ../nbs/24_audit.ipynb #6642b0c9
@@ -46,9 +52,9 @@ def _swaps(case, found):
 def _alone(case, groups):
     "Rows of evidence: of several blocks each refined alone."
     rows = []
-    for solves in groups if 1 < len(groups) <= 8 else ():
+    for name, solves in zip(_names(case, groups), groups) if 1 < len(groups) <= 8 else ():
         run = case.target.refined(case.x, case.own.output, LEVELS - 1, fields=(solves[0].field,))
-        rows.append(case.row(case.own.output, run.output, solver=f"only {case.target.name_of(solves[0].field)} refined", nfe=run.nfe))
+        rows.append(case.row(case.own.output, run.output, solver=f"only {name} refined", nfe=run.nfe))
     return rows
 
 # %% ../nbs/24_audit.ipynb #c814c2b6
@@ -67,6 +73,7 @@ def repaired(case: Case): # checked
     "The row of the modified equation, with `field_share` of the field itself; or why there is none."
     solves = case.own.solves
     if {solve.method for solve in solves} != {"euler"}: return {}
+    if any(solve.event for solve in solves): return dict(reason="not possible where an event ends the solve")
     if any(solve.nodes.diff().max() > 1.001 * solve.nodes.diff().min() for solve in solves): return dict(reason="steps of several sizes")
     case = _some(case)
     modify = lambda field, nodes: ModifiedField(field, (nodes[1] - nodes[0]).item())
@@ -116,6 +123,7 @@ def _cost(case, found, resolved, verdict):
 def _after_repair(case, verdict, repair):
     "What the modified equation means for the model."
     if verdict == "ODE" or "share" not in repair: return []
+    if verdict == "undecided" and repair["field_share"] <= case.tolerance: return [] # nothing to be repaired
     if repair["share"] <= min(case.tolerance, repair["field_share"] / 4): return [
         "it is an ODE after all, only another one than its field says: modified_equation.ModifiedField, under any accurate solver"]
     return ["its modified equation does not bring the trained predictions back: use it with its own solver, as a ResNet"]
@@ -144,8 +152,8 @@ def _certificates(case, found, seen, margin):
 def _geometries(case, groups, probes):
     "A dictionary a block, from its first solve."
     of = {id(solve): found for solve, found in zip(case.own.solves, probes)}
-    return [dict(block=case.target.name_of(solves[0].field),
-                 **asdict(geometry(solves[0], case.target.kind, of[id(solves[0])], case.target.modules))) for solves in groups]
+    return [dict(block=name, **asdict(geometry(solves[0], case.target.kind, of[id(solves[0])], case.target.modules)))
+            for name, solves in zip(_names(case, groups), groups)]
 
 # %% ../nbs/24_audit.ipynb #177d8662
 def _probed(case):
@@ -198,7 +206,10 @@ def audit(model,                   # a module or callable that solves ODEs; see 
           module="torchdiffeq"):   # or the name of a copy of it
     "An `AuditReport`. Changes nothing about the model. Raises `ValueError` for what cannot be audited."
     start, arguments, labels = time.perf_counter(), x if isinstance(x, tuple) else (x,), None if y is None else torch.as_tensor(y)
-    report = _reported(checked(Case(target_for(model, output, module), arguments, labels, compare, change, tolerance, confidence)))
+    case = Case(target_for(model, output, module), arguments, labels, compare, change, tolerance, confidence)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning) # of torch itself, at the first jvp
+        report = _reported(checked(case))
     return replace(report, seconds=time.perf_counter() - start)
 
 # %% ../nbs/24_audit.ipynb #649019cb

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from .audit_evidence import COMPARISONS, classes, swap_row
 from .audit_targets import Run, Target
@@ -42,12 +43,16 @@ def _check_options(case):
     if not case.change > 0: raise ValueError(f"change must be positive, got {case.change}")
     if not callable(case.compare) and case.compare not in COMPARISONS:
         raise ValueError(f"compare must be one of {COMPARISONS} or a function, got {case.compare!r}")
+    for given in case.x:
+        if isinstance(given, (DataLoader, Dataset)): raise ValueError(
+            f"x is a {type(given).__name__}, samples are needed: x, y = next(iter(DataLoader(data, batch_size=1000)))")
     if case.compare == "accuracy" and case.y is None: raise ValueError("compare='accuracy' needs labels: audit(model, x, y)")
 
 # %% ../nbs/23k_audit_case.ipynb #764d51b5
 def _check_output(case, out):
     "Refuse an output that cannot be judged, and labels that do not fit it."
     shape, x = tuple(out.shape), case.x[0]
+    if shape and not shape[0]: raise ValueError("there are no samples: the output has no rows")
     if not shape: raise ValueError("the model returns a single number, a tensor (n, ...) is needed: predictions, not their loss")
     if isinstance(x, Tensor) and len(shape) > 2 and x.dim() and shape[0] != len(x) == shape[1]: raise ValueError(
         f"the output is {shape} for {len(x)} inputs: if its first axis is time, pass output=lambda out: out[-1]")
@@ -77,7 +82,7 @@ def checked(case: Case): # without its own run
     again = case.target.run(case.x).output
     if not torch.equal(run.output, again):
         raise ValueError(f"two runs differ by {(run.output - again).abs().max():.3g} though all random states were the same: "
-                         "an audit needs a deterministic model")
+                         "an audit needs a deterministic model, without a count of its calls or a generator of its own")
     case.target.max_nfe = 100 + 50 * max((solve.nfe for solve in run.solves), default=0)
     return replace(case, own=run)
 
@@ -99,12 +104,18 @@ class Refinements:
         return self.higher or self.runs[-1]
 
 # %% ../nbs/23k_audit_case.ipynb #86df5704
+def _widened(x):
+    "`x` with its floating-point tensors in float64, also those in tuples, lists and dictionaries."
+    if isinstance(x, Tensor): return x.double() if x.is_floating_point() else x
+    if isinstance(x, dict): return {name: _widened(value) for name, value in x.items()}
+    return type(x)(map(_widened, x)) if type(x) in (tuple, list) else x
+
 def _double(case):
     "Target, inputs and run in float64, and why there are none."
     if case.own.output.dtype == torch.float64: return None, None, None, "the model is in float64 already"
     try:
         target = case.target.in_double()
-        x = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.x)
+        x = _widened(case.x)
         return target, x, target.run(x), ""
     except Exception as error: # a model may refuse float64 in any way
         return None, None, None, f"not possible in float64: {str(error).splitlines()[0][:120]}"
@@ -126,6 +137,8 @@ def refinements(case: Case): # checked
     wide = double is not None and any(not solve.fixed for solve in first.solves)
     if wide: target, x, first = copied, x_double, double
     runs = [*_levels(target, x, first)]
+    if isinstance(target, LoopTarget) and torch.equal(first.output, runs[1].output):
+        raise ValueError("refine=2 gives the same output as refine=1, bit for bit: is refine used in the loop?")
     higher = target.refined(x, first.output, 1, higher=True)
     raised = [a for a, b in zip(higher.solves, first.solves) if a.method != b.method]
     return Refinements(runs, higher if raised else None, double, reason, wide)
@@ -133,11 +146,12 @@ def refinements(case: Case): # checked
 # %% ../nbs/23k_audit_case.ipynb #df111b2d
 def described(run: Run, level: int): # how the model was solved
     "The solvers of a run, in words."
-    def one(s):
-        if s.fixed: return f"{s.method}, {s.n_steps} step{'s' * (s.n_steps > 1)}"
-        return f"{s.method} at rtol {float(torch.as_tensor(s.rtol).max()):.2g}"
-    said = "; ".join(dict.fromkeys(map(one, run.solves)))
-    return said or (f"refine={2 ** level}" if run.output.isfinite().any() else f"failed at level {level}")
+    kinds = {}
+    for s in run.solves:
+        accuracy = s.n_steps if s.fixed else float(torch.as_tensor(s.rtol).max())
+        kinds.setdefault((f"{s.method}, {{}} steps" if s.fixed else f"{s.method} at rtol {{}}"), set()).add(accuracy)
+    said = [kind.format(" to ".join(f"{a:.2g}" if a < 1 else f"{a:g}" for a in sorted({min(found), max(found)}))) for kind, found in kinds.items()]
+    return "; ".join(said).replace(" 1 steps", " 1 step") or (f"refine={2 ** level}" if run.output.isfinite().any() else f"failed at level {level}")
 
 # %% ../nbs/23k_audit_case.ipynb #c1761741
 def _values(case, runs):

@@ -83,8 +83,9 @@ class Judgement:
 def samples_needed(share: float, tau: float, confidence=.95): # observed share; threshold
     "Samples with which a share as observed would be told from `tau`, about; infinite at `tau`."
     if share == tau: return math.inf
-    p = min(max(share, .005), .995)
-    return math.ceil((norm.ppf(.5 + confidence / 2) / (share - tau)) ** 2 * p * (1 - p)) + 10
+    n, (low, high) = 10, (0, 1)
+    while low <= tau <= high: low, high = share_interval(round(share * (n := math.ceil(1.1 * n))), n, confidence)
+    return n
 
 # %% ../nbs/23h_audit_evidence.ipynb #345df79f
 def _exceeds(row, tau, n_rows, confidence, compare):

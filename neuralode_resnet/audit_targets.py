@@ -42,7 +42,7 @@ def undisturbed(modules, training: bool = False): # the mode in which to run
     parts = [part for module in modules for part in module.modules()]
     modes, buffers = [part.training for part in parts], [b for module in modules for b in module.buffers()]
     values, generators = [b.clone() for b in buffers], (random.getstate(), np.random.get_state())
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
         try:
             for part in parts: part.training = training
             yield
@@ -55,7 +55,7 @@ def undisturbed(modules, training: bool = False): # the mode in which to run
 @dataclass
 class Run:
     "What one run of a model gave."
-    output: Tensor  # (n, ...), detached
+    output: Tensor  # (n, ...), detached, on the CPU
     solves: list    # `Solve`s, in the order in which they were done
 
     @property
@@ -66,7 +66,7 @@ class Run:
 def _as_output(out, choose):
     "The tensor to be judged."
     out = choose(out) if choose else out
-    if isinstance(out, Tensor): return out.detach()
+    if isinstance(out, Tensor): return out.detach().cpu()
     raise ValueError(f"the model returns {type(out).__name__}, a tensor (n, ...) is needed: pass output=lambda out: ..., "
                      "which picks the part to be judged, for instance out[-1]")
 
@@ -89,6 +89,7 @@ def _run(target, x, level, training, gradients, changes):
 
 def _name_of(target, field):
     "What a model calls a field, or what it is called in its source."
+    if isinstance(field, functools.partial): field = field.func
     owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
     names = [name for module in target.modules for name, part in module.named_modules() if part is owner and name]
     return names[0] if names else getattr(field, "__qualname__", type(field).__name__).replace("<locals>.", "")

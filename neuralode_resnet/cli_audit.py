@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import typer
 from torch import nn
 
 from .audit import audit
 from .audit_report import as_json
+from .audit_targets import modules_of
 from .datasets import load
 from .models import load_model, member, read_safely
 from .plots import use_style
@@ -58,9 +60,27 @@ def find_data(name: str, seed: int = 0): # see the table above; of a data set of
     else:
         data = load(name, seed=seed)
         found = data.x_test, data.y_test
-    return found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    x, y = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    return torch.as_tensor(x) if isinstance(x, np.ndarray) else x, y
 
 # %% ../nbs/39_cli_audit.ipynb #0e2deafe
+def _guarded(work, *arguments, **options):
+    "Run code of the user's; where it fails, the exit status is 3."
+    try: return work(*arguments, **options)
+    except (ValueError, TypeError, OSError): raise
+    except Exception:
+        traceback.print_exc()
+        raise typer.Exit(3) from None
+
+def _refuse_replacing(out, force):
+    for path in (out / name for name in ("audit.json", "audit.md", "audit.png")):
+        if path.exists() and not force: raise FileExistsError(f"{path} is there: name another folder with --out, or pass --force")
+
+def _beside(model, data):
+    "`data`, moved to the device of the model if it is a tensor."
+    device = next((p.device for module in modules_of(model) for p in module.parameters()), None)
+    return data.to(device) if isinstance(data, torch.Tensor) and device else data
+
 def _write(report, out, force):
     report.to_json(out / "audit.json", force)
     report.to_markdown(out / "audit.md", force)
@@ -83,14 +103,11 @@ def audit_command(model: Annotated[str, typer.Argument(help="package.module:fact
 
     Example: neuralode-resnet audit mypackage.models:make_trained --data mypackage.data:test_set
     """
-    found, own_data = find_model(model, index)
+    if out is not None: _refuse_replacing(out, force)
+    found, own_data = _guarded(find_model, model, index)
     if data is None and own_data is None: raise ValueError("say with --data which samples are to be predicted")
-    x, y = find_data(data or own_data, seed)
-    try: report = audit(found, x, y, compare=compare, change=change, tolerance=tolerance)
-    except (ValueError, TypeError): raise
-    except Exception:
-        traceback.print_exc()
-        raise typer.Exit(3) from None
+    x, y = (_beside(found, part) for part in _guarded(find_data, data or own_data, seed))
+    report = _guarded(audit, found, x, y, compare=compare, change=change, tolerance=tolerance)
     print(as_json(report) if as_json_ else report)
     if out is not None: _write(report, out, force)
     raise typer.Exit(report.exit_status)

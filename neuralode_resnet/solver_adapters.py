@@ -15,9 +15,10 @@ from torch import nn
 
 from .audit_targets import Target, modules_of
 from .models import ODEBlock
+from .refinement import resolvable
 from .solvers import Solver
 from .steps import fixed_grid
-from .torchdiffeq_swap import Solve, resolvable
+from .torchdiffeq_swap import Solve
 
 # %% ../nbs/23d_solver_adapters.ipynb #f771c147
 RAISED = {**dict.fromkeys(("euler", "midpoint", "heun"), "rk4"),

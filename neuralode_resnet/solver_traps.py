@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .audit_targets import Target, modules_of, undisturbed
+from .torchdiffeq_swap import identity
 
 # %% ../nbs/23g_solver_traps.ipynb #44ed4b06
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Probe:
     time_dependent: bool # at the start and at the end of the interval it has different values
     coupled: bool        # a sample's value depends on other samples; also where samples cannot be told apart
 
-def probe(solve, modules=()): # a `Solve` with states; the modules of the model
-    "A `Probe` of the field that was solved, `modules` being in evaluation mode."
+def probe(solve, modules=(), training: bool = False): # a `Solve` with states; the modules of the model; their mode
+    "A `Probe` of the field that was solved."
     f, z, t = solve.func, solve.start, solve.t.to(solve.start)
-    with undisturbed(modules):
+    with undisturbed(modules, training):
         first, again, later = f(t[0], z), f(t[0], z), f(t[-1], z)
         random = not torch.equal(first, again)
         coupled = z.dim() < 2 or len(z) == 1 or random
@@ -59,7 +60,8 @@ RULES = (_no_step_size, _step_size_ignored, _tolerance_ignored, _step_too_long, 
 
 def solve_traps(solve): # a `Solve` that torchdiffeq did
     "Sentences about options that were ignored or not given."
-    return [said for said in (rule(solve) for rule in RULES) if said]
+    rules = RULES if not solve.event else (_step_size_ignored, _outputs_between)
+    return [said for said in (rule(solve) for rule in rules) if said]
 
 # %% ../nbs/23g_solver_traps.ipynb #93602334
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm) # act differently in training mode
@@ -83,6 +85,8 @@ def mode_traps(target: Target, x: tuple, solves): # what is audited; its argumen
                 else "in training mode the field is another one, which is not audited"))
     try: trained = target.run(x, training=True).solves # a random field never satisfies a tolerance: `max_nfe` ends that
     except Exception as error: return [*said, f"in training mode the model fails: {error}"]
+    if not said and any(probe(s, target.modules, training=True).random for s in {identity(s.field): s for s in trained}.values()):
+        said.append("in training mode the field is random, which is not audited")
     modes = [sorted({_how(s) for s in part}) for part in (solves, trained)]
     return said if modes[0] == modes[1] else [*said, f"training is solved by {'; '.join(modes[1])}, evaluation by {'; '.join(modes[0])}"]
 
