@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .audit_case import LEVELS, Case, Refinements, checked, convergence_of, described, refinements
-from .audit_evidence import changed, judge
+from .audit_evidence import changed, classes, judge
 from .audit_report import AuditReport
 from .audit_targets import Run
 from .convergence import STATES, certified
@@ -114,7 +114,7 @@ def _cost(case, found, resolved, verdict):
     if level is None: return f"no refinement up to {finest} agrees with {name}: {anew}"
     if level and resolved < .5: return f"up to {finest} only {resolved:.0%} of the samples are resolved: {anew}"
     if level == 0 and verdict != "ODE": return f"its own solver agrees with {name} as far as can be told: first decide the open question"
-    if level == 0: return f"its own solver agrees with {name}" + (f": {case.own.nfe} evaluations are enough" if case.own.nfe else "")
+    if level == 0: return f"its own solver agrees with {name}" + (f": {case.own.nfe} evaluation{'s are' * (case.own.nfe > 1) or ' is'} enough" if case.own.nfe else "")
     run = found.runs[level]
     cost = f"about {run.nfe} evaluations instead of {found.runs[0].nfe}" if run.nfe else f"{2 ** level} times the steps"
     return f"{described(run, level)} is the coarsest that agrees with {name}: a valid model would take {cost}; train with that"
@@ -138,7 +138,8 @@ def advice(case: Case, found: Refinements, resolved: float, verdict: str, repair
 def _any_changed(case, found):
     "Which samples (n,) change under some better solver."
     runs = found.runs[1:] + ([found.higher] if found.higher else [])
-    return torch.stack([changed(case.own.output, run.output, case.compare, case.change) for run in runs]).any(0)
+    flips = [changed(case.own.output, run.output, case.compare, case.change) for run in runs]
+    return torch.stack(flips).any(0) if flips else torch.zeros(len(case.own.output), dtype=torch.bool)
 
 def _certificates(case, found, seen, margin):
     "Counts of certified predictions, and a data frame of all samples."
@@ -164,6 +165,12 @@ def _probed(case):
     return probes
 
 # %% ../nbs/24_audit.ipynb #c91b9f01
+def _one_class(case):
+    "A sentence where no change of class could be seen."
+    if case.compare not in ("class", "accuracy") or len(found := classes(case.own.output).unique()) > 1: return []
+    return [f"every sample is predicted as class {found.item()}: nothing that a solver changes would be seen"]
+
+# %% ../nbs/24_audit.ipynb #892cbdd0
 def _astray(seen, margin):
     "Share of samples that diverge, and far enough to change."
     astray = seen.states == STATES.index("divergent")
@@ -177,7 +184,7 @@ def _judged(case, found, swaps, astray):
     settled = case.row(second.output, found.reference.output)
     return judge(swaps, settled, rounding, astray, case.tolerance, case.confidence, case.compare), rounding
 
-# %% ../nbs/24_audit.ipynb #ab8abc8c
+# %% ../nbs/24_audit.ipynb #17f588bb
 def _reported(case):
     "The `AuditReport` of a checked case."
     probes, found, groups = _probed(case), refinements(case), _groups(case)
@@ -192,9 +199,9 @@ def _reported(case):
         convergence=dict(nominal=seen.order, observed=seen.observed.nanmedian().item(), **shares), samples=samples,
         rounding=rounding or dict(reason=found.reason), geometry=_geometries(case, groups, probes), repair=repair,
         advice=advice(case, found, seen.resolved.double().mean().item(), judgement.verdict, repair, less), coarser=less,
-        traps=traps(case.target, case.x, case.own.solves, probes))
+        traps=_one_class(case) + traps(case.target, case.x, case.own.solves, probes))
 
-# %% ../nbs/24_audit.ipynb #17f588bb
+# %% ../nbs/24_audit.ipynb #649019cb
 def audit(model,                   # a module or callable that solves ODEs; see `solver_adapters`
           x,                       # its input, or a tuple of its arguments
           y=None,                  # labels (n,), for accuracies
@@ -212,7 +219,7 @@ def audit(model,                   # a module or callable that solves ODEs; see 
         report = _reported(checked(case))
     return replace(report, seconds=time.perf_counter() - start)
 
-# %% ../nbs/24_audit.ipynb #649019cb
+# %% ../nbs/24_audit.ipynb #73610378
 def assert_solver_independent(model, x, y=None, **options): # as of `audit`
     "For pytest: passes if the verdict is ODE. Raises `AssertionError` with the whole report."
     report = audit(model, x, y, **options)

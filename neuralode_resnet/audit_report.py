@@ -63,7 +63,7 @@ def _percent(x): return "–" if x is None or x != x else f"{x:.1%}"
 def _swap_columns(report):
     "The swaps as they are shown."
     rows, shown = report.swaps, {}
-    shown["solver"], shown["evaluations"] = rows.solver, rows.nfe.map("{:g}".format)
+    shown["solver"], shown["evaluations"] = rows.solver, rows.nfe.map(lambda nfe: f"{nfe:g}" if nfe else "not seen")
     shown["changed"] = [f"{r.changed} of {r.n}" for r in rows.itertuples()]
     shown["share, 95 %".replace("95", f"{100 * report.settings['confidence']:g}")] = [
         f"{r.share:.1%} ({r.low:.1%} to {r.high:.1%})" for r in rows.itertuples()]
@@ -105,6 +105,10 @@ def evidence_lines(report: AuditReport):
     return lines
 
 # %% ../nbs/23j_audit_report.ipynb #fc882433
+def _tables(report):
+    "Those that have rows: blocks, swaps."
+    return [shown(report) for shown, rows in ((lambda r: r.blocks, report.blocks), (_swap_columns, report.swaps)) if len(rows)]
+
 HEADLINES = {"ODE": "ODE: solver-independent at this accuracy", "ResNet": "ResNet: its predictions depend on the solver",
              "undecided": "Undecided"}
 
@@ -112,7 +116,7 @@ def as_text(report: AuditReport):
     "The report as it is printed."
     parts = [HEADLINES[report.verdict], f"  {report.why}."]
     if report.todo: parts.append(f"  To decide: {report.todo}.")
-    parts += [f"\n{frame.to_string(index=False)}" for frame in (report.blocks, _swap_columns(report)) if len(frame)] + [""]
+    parts += [f"\n{frame.to_string(index=False)}" for frame in _tables(report)] + [""]
     parts += [f"{name}: {text}." for name, text in evidence_lines(report)]
     parts += [f"Advice: {text}." for text in report.advice] + [f"Trap: {text}." for text in report.traps]
     return "\n".join([*parts, CAVEAT])
@@ -130,7 +134,7 @@ def _bullets(name, texts):
 def as_markdown(report: AuditReport):
     "The report as Markdown."
     todo = [f"To decide: {report.todo}."] if report.todo else []
-    return "\n\n".join([f"## {HEADLINES[report.verdict]}", f"{report.why}.", *todo, *[_table(frame) for frame in (report.blocks, _swap_columns(report)) if len(frame)],
+    return "\n\n".join([f"## {HEADLINES[report.verdict]}", f"{report.why}.", *todo, *map(_table, _tables(report)),
         "\n".join(f"- **{name}**: {text}." for name, text in evidence_lines(report)),
         *_bullets("Advice", report.advice), *_bullets("Trap", report.traps), f"*{CAVEAT}*"]) + "\n"
 
@@ -161,11 +165,11 @@ def write_text(path, text: str, force: bool): # a file name; its content; replac
 
 # %% ../nbs/23j_audit_report.ipynb #4913c099
 def _plot_swaps(report, ax):
-    rows, y = report.swaps, np.arange(len(report.swaps))
+    rows, y = report.swaps.reindex(columns=["solver", "share", "low", "high"]), np.arange(len(report.swaps))
     ax.errorbar(rows.share, y, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)],
                 fmt="o", color="black", ms=4, capsize=2)
     ax.axvline(report.settings["tolerance"], color="crimson", lw=1, ls="--")
-    ax.set(yticks=y, yticklabels=rows.solver, xlabel="share that changes", xlim=(-.02, max(.3, rows.high.max() * 1.05)),
+    ax.set(yticks=y, yticklabels=rows.solver, xlabel="share that changes", xlim=(-.02, max([.3, *rows.high * 1.05])),
            title=HEADLINES[report.verdict].split(":")[0])
     ax.invert_yaxis()
 

@@ -87,10 +87,11 @@ def _refine_problem(problem, level, higher):
     problem.solver = _Substeps(solver, max(1, 2 ** level))
 
 # %% ../nbs/23d_solver_adapters.ipynb #de4c179e
-def _torchdyn_solve(problem, args):
+def _torchdyn_solve(problem, args, kwargs):
     "The `Solve` that an ODE problem of torchdyn is about to do."
     solver, own = problem.solver, getattr(problem.solver, "own", problem.solver)
-    t = args[1] if len(args) > 1 and args[1] is not None else torch.linspace(0, 1, 2)
+    t = args[1] if len(args) > 1 else kwargs.get("t_span")
+    t = torch.linspace(0, 1, 2) if t is None else t
     fixed, name = solver.stepping_class == "fixed", type(own).__name__
     n_steps, tolerances = (len(t) - 1) * getattr(solver, "k", 1) if fixed else 0, (None, None) if fixed else (problem.rtol, problem.atol)
     return Solve(problem.vf, name, name, solver.order, {}, *tolerances, t, t if fixed else None, n_steps, func=problem.vf,
@@ -110,7 +111,7 @@ class TorchdynTarget(Target):
         try:
             with ExitStack() as hooks:
                 for p in problems:
-                    hooks.callback(p.register_forward_pre_hook(lambda p, args: solves.append(_torchdyn_solve(p, args))).remove)
+                    hooks.callback(p.register_forward_pre_hook(lambda p, args, kwargs: solves.append(_torchdyn_solve(p, args, kwargs)), with_kwargs=True).remove)
                     hooks.callback(p.vf.register_forward_hook(lambda vf, args, out: _count(solves)).remove)
                     if fields is None or any(p.vf is f for f in fields): _refine_problem(p, level, higher)
                 yield solves

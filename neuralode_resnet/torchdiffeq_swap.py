@@ -56,7 +56,7 @@ def unwrapped(func): # as a solver got it
 def identity(field): # a function that a model passed
     "What two solves of the same ODE block have in common, though the function be made anew for every call."
     if isinstance(field, functools.partial): return identity(field.func)
-    if isinstance(field, torch.nn.Module) and (held := tuple(map(id, field.parameters()))): return type(field), held
+    if isinstance(field, torch.nn.Module) and (held := tuple(map(id, field.parameters()))): return type(field).__qualname__, held
     owner, code = getattr(field, "__self__", None), getattr(getattr(field, "__func__", field), "__code__", None)
     return id(field) if code is None else (id(owner), code)
 

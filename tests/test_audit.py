@@ -5,6 +5,7 @@ tolerances must pass. None of their code knows of this package.
 """
 import copy
 import importlib
+import json
 import random
 import shutil
 import time
@@ -17,11 +18,13 @@ import torch
 import torchdiffeq
 from house import ROOT
 from neuralode_resnet.audit import assert_solver_independent, audit
+from neuralode_resnet.audit_report import as_json, as_markdown
+from neuralode_resnet.audit_targets import Run, Target
 from neuralode_resnet.solvers import Solver
 from neuralode_resnet.torchdiffeq_swap import torchdiffeq_solver
 from torch import nn
 from torch.nn import functional as F
-from torchdiffeq import odeint, odeint_adjoint
+from torchdiffeq import odeint, odeint_adjoint, odeint_event
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -378,6 +381,154 @@ def test_models_of_this_package(solver):
     assert model.block.solver == Solver.parse(solver)
 
 
+# What a coarser solver would save
+
+class Rotation(nn.Module):
+    "A gentle field, solved in any way."
+    def __init__(self, times=(0., 1.), **solver):
+        super().__init__()
+        self.times, self.solver, self.layer = times, solver, nn.Linear(2, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[0., .5], [-.5, 0.]]))
+            self.layer.bias.zero_()
+
+    def forward(self, x):
+        return odeint(lambda t, z: torch.sin(self.layer(z)), x, torch.tensor(self.times).to(x), **self.solver)[-1]
+
+
+POINTS = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("solver", [
+    dict(method="euler", options=dict(step_size=1 / 16)), dict(method="rk4", options=dict(step_size=.3)),
+    dict(method="euler", options=dict(step_size=1 / 8), times=(1., 0.)), dict(method="dopri5", rtol=1e-6, atol=1e-6),
+    dict(method="euler", options=dict(grid_constructor=lambda f, z, t: torch.linspace(float(t[0]), float(t[-1]), 9).to(t)))], ids=str)
+def test_what_an_ode_could_save(solver):
+    report = audit(Rotation(**solver), POINTS)
+    costs = [report.blocks.evaluations[0], *report.coarser.nfe]
+    assert report.verdict == "ODE" and len(costs) > 1 and all(a > b for a, b in zip(costs, costs[1:])), costs
+    said = [text for text in report.advice if "would do" in text or "keep that accuracy" in text]
+    assert len(said) == 1 and said[0] in str(report) and said[0] in as_markdown(report)
+    assert len(json.loads(as_json(report))["coarser"]) == len(report.coarser)
+
+
+def test_nothing_is_coarser_than_one_step_and_a_resnet_is_not_asked():
+    assert len(audit(Rotation(method="rk4"), POINTS).coarser) == 0
+    report = audit(Loop(lambda x: 30 * torch.sin(x.flip(1)), 4), POINTS)
+    assert report.coarser is None and json.loads(as_json(report))["coarser"] is None
+
+
+# Tolerances, precision and budgets
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "fehlberg2", "adaptive_heun"])
+def test_a_field_that_is_solved_better_than_asked_does_not_diverge(method, tol):
+    "With the fewest steps that there can be, refinements differ by less than their tolerances, in no order."
+    report = audit(Rotation(method=method, rtol=tol, atol=tol), POINTS)
+    assert report.verdict == "ODE" and report.convergence["divergent"] < .1, f"\n{report}"
+
+
+def test_float32_is_not_asked_for_more_than_it_has():
+    "A function cannot be copied to float64; a tolerance of 1e-10 would take its solves 80,000 evaluations."
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
+    with torch.no_grad():
+        net[2].weight *= 60
+    report = audit(lambda x: odeint(lambda t, z: net(z), x, torch.tensor([0., 1.]))[-1], POINTS)
+    assert report.verdict == "ODE" and report.swaps.solver.tolist() == ["dopri8 at rtol 1e-07"]
+    assert "no order to be seen" in str(report) and report.certified["n"] == 0
+
+
+def test_a_tolerance_that_is_not_reached_is_no_evidence(monkeypatch):
+    "Where every tolerance that is tighter breaks down, nothing is known."
+    monkeypatch.setattr(Target, "refined", lambda self, x, like, level=0, **changes: Run(torch.full_like(like, torch.nan), []))
+    report = audit(Rotation(rtol=1e-3, atol=1e-3), POINTS)
+    assert report.verdict == "undecided" and "got through" in report.why and report.exit_status == 2, f"\n{report}"
+    assert len(report.swaps) == 0 and "Undecided" in as_markdown(report) and report.plot() is not None
+
+
+# Events, wrappers, random fields, shapes
+
+class Falling(nn.Module):
+    "Time at which each sample has fallen to its half, by events."
+    def __init__(self, **solver):
+        super().__init__()
+        self.solver, self.rate = solver, nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return torch.stack([odeint_event(lambda t, z: -self.rate * z, z0, torch.tensor(0.).to(x), event_fn=lambda t, z: z[0] - .5 * z0[0],
+                                         **self.solver)[0].reshape(1) for z0 in x])
+
+
+@pytest.mark.parametrize("solver, verdict", [
+    (dict(method="euler", options=dict(step_size=.2), atol=1e-7), "ResNet"), (dict(method="dopri5", rtol=1e-6, atol=1e-6), "ODE")], ids=str)
+def test_events(solver, verdict):
+    report = audit(Falling(**solver), 1 + torch.rand(40, 1, generator=torch.Generator().manual_seed(0)), compare="value")
+    assert report.verdict == verdict, f"\n{report}"
+    assert not any("ignores" in said or "longer" in said for said in report.traps)
+    if verdict == "ResNet":
+        assert report.blocks.solver[0] == "euler, 4 steps" and "event" in report.repair["reason"]
+
+
+class Wrapped(nn.Module):
+    "Every call wraps its blocks in new modules, as some code does."
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)) for _ in range(2))
+        with torch.no_grad():
+            self.second[2].weight *= 60
+
+    def forward(self, x):
+        class Field(nn.Module):
+            def __init__(self, net):
+                super().__init__()
+                self.net = net
+
+            def forward(self, t, z):
+                return self.net(z)
+        for net in (self.first, self.second, self.first):
+            x = odeint_adjoint(Field(net), x, torch.tensor([0., 1.]).to(x), method="euler")[-1]
+        return x
+
+
+def test_blocks_that_are_wrapped_anew_are_recognised():
+    torch.manual_seed(0)
+    report = audit(Wrapped(), POINTS, compare="value")
+    assert report.blocks.solves.tolist() == [2, 1] and report.blocks.block.tolist() == ["Field (1)", "Field (2)"]
+    alone = report.swaps[report.swaps.solver.str.startswith("only")]
+    assert alone.nfe.tolist() == [2 * 8 + 1, 2 + 8] and (alone.share > .3).all()
+
+
+def test_one_class_for_all_is_said():
+    torch.manual_seed(0)
+    assert any("every sample is predicted as class 0" in said for said in audit(Wrapped(), POINTS).traps)
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return odeint(lambda t, z: F.dropout(self.layer(z), .3, self.training), x, torch.tensor([0., 1.]).to(x), method="euler")[-1]
+
+
+def test_dropout_as_a_function_is_found():
+    assert any("random" in said for said in audit(Dropping(), POINTS).traps)
+
+
+def test_labels_and_inputs_in_other_shapes():
+    model, y = Rotation(rtol=1e-3, atol=1e-3), (POINTS[:, 0] > 0).long()
+    reports = [audit(model, POINTS, labels) for labels in (y, y.tolist(), y.numpy())]
+    assert len({report.swaps.accuracy[0] for report in reports}) == 1
+
+    class Batch(Rotation):
+        def forward(self, batch):
+            return super().forward(batch["x"])
+    assert "changed" in audit(Batch(rtol=1e-3, atol=1e-3), dict(x=POINTS)).rounding
+    assert audit(lambda x: model(x)[:, 0], POINTS, compare="value").verdict == "ODE"
+
+
 # What cannot be audited
 
 class Nothing(nn.Module):
@@ -417,6 +568,13 @@ class Still(nn.Module):
     ("compare must be", Loop(nn.Linear(2, 2), 1), dict(compare="classes")),
     ("tolerance must lie", Loop(nn.Linear(2, 2), 1), dict(tolerance=0)),
     ("compare='value'", Loop(nn.Linear(1, 1), 1), {}),
+    ("first axis is time", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.])), {}),
+    ("single number", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1].mean(), {}),
+    ("no rows", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:0], {}),
+    ("number per sample", Loop(nn.Linear(2, 2), 1), dict(compare=lambda a, b: (a - b).abs().max())),
+    ("without labels", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:, :1], dict(y=torch.rand(20), compare="value")),
+    ("numbers of classes", Loop(nn.Linear(2, 2), 1), dict(y=torch.rand(20))),
+    ("is refine used", lambda x, refine=1: x, {}),
     ("must be callable", 3, {}),
 ], ids=str)
 def test_bad_input(words, model, options):
