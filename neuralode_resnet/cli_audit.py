@@ -72,6 +72,7 @@ def _guarded(work, *arguments, **options):
         traceback.print_exc()
         raise typer.Exit(3) from None
 
+# %% ../nbs/39_cli_audit.ipynb #2efc7780
 def _refuse_replacing(out, force):
     for path in (out / name for name in ("audit.json", "audit.md", "audit.png")):
         if path.exists() and not force: raise FileExistsError(f"{path} is there: name another folder with --out, or pass --force")
@@ -88,7 +89,7 @@ def _write(report, out, force):
     report.plot()[0].figure.savefig(out / "audit.png", dpi=150)
     plt.close("all")
 
-# %% ../nbs/39_cli_audit.ipynb #2efc7780
+# %% ../nbs/39_cli_audit.ipynb #de5316db
 def audit_command(model: Annotated[str, typer.Argument(help="package.module:factory, a folder of `train`, or a .pt file.")],
                   data: Annotated[Optional[str], typer.Option(help="sphere2 …, a .pt file with x and y, or package.module:function.")] = None,
                   compare: Annotated[str, typer.Option(help="class, accuracy or value.")] = "class",

@@ -165,6 +165,7 @@ class _StandIn:
         settings = _options(self.plan, self.own, self.method, self.settings, nodes) if self.changed else self.settings
         return _recorded(self, self.make(self.method, settings).integrate(t), t, nodes)
 
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #0e9db521
 def _nodes(self, t):
     "The grid of a fixed-step solve; `None` under tolerances."
     step_size, k = self.plan.step_size, self.plan.refine
@@ -174,7 +175,7 @@ def _nodes(self, t):
     if self.plan.change_field: self.func.call = self.plan.change_field(self.func.func, nodes)
     return cut(nodes, round(k)) if k >= 1 else joined(nodes, round(1 / k), t)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #0e9db521
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #fb0518ae
 def _event_settings(plan, own, method, settings):
     "The settings of a solve that an event ends."
     if not _walks_a_grid(plan.table[method]): return {**settings, **_tolerances(plan, settings)}
@@ -182,6 +183,7 @@ def _event_settings(plan, own, method, settings):
     if not step_size: raise ValueError(f"an event: {method} needs a step_size to take the place of {own}")
     return {**settings, "step_size": step_size / plan.refine}
 
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #0edb2696
 def _until_event(self, t0, event_fn):
     "Event time and states of a solve that ends there."
     settings = _event_settings(self.plan, self.own, self.method, self.settings)
@@ -192,7 +194,7 @@ def _until_event(self, t0, event_fn):
         nodes = t[0] + settings["step_size"] * torch.arange(n + 1).to(t)
     return event_t, _recorded(self, path, t, nodes, event=True)
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #fb0518ae
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #268d279a
 def _recorded(self, path, t, nodes, event=False):
     "`path`, after a `Solve` was appended to the plan's list."
     asked = {name: value for name, value in self.settings.items() if name != "norm"}
@@ -204,7 +206,7 @@ def _recorded(self, path, t, nodes, event=False):
         nodes=nodes, n_steps=steps, nfe=self.func.nfe, event=event, **states))
     return path
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #0edb2696
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #96d296c1
 _plans = ContextVar("plans", default=())
 _lock, _users = threading.Lock(), Counter()
 
@@ -224,7 +226,7 @@ def solver_table(module): # torchdiffeq, or the name of a copy of it
         except (ImportError, AttributeError): continue
     raise ValueError(f"{name} has no table SOLVERS, neither itself nor in _impl.odeint: is it a copy of torchdiffeq?")
 
-# %% ../nbs/23b_torchdiffeq_swap.ipynb #268d279a
+# %% ../nbs/23b_torchdiffeq_swap.ipynb #8be80626
 @contextmanager
 def torchdiffeq_solver(method: str = None, # exchange the method of every solve
                        step_size: float = None, # with a fixed-step method
