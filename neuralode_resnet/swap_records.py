@@ -80,7 +80,7 @@ def plot_swaps(records,             # as for `judge`
             ax.plot(tests.x, tests.accuracy, color=_light(color), marker=METHOD_MARKERS[method], ms=4, lw=.8, zorder=2)
         own = rows[rows.test_solver == train]
         ax.plot(own.x, own.accuracy, color=color, marker=METHOD_MARKERS[Solver.parse(train).method], ms=7, ls="", mec="black", mew=.6,
-                zorder=3, label=train.partition("@")[2])
+                zorder=3, label=train.partition("@")[2].replace("e-0", "e-"))
     _solver_axis(ax, not Solver.parse(trains[0]).fixed)
     ax.set(ylabel="test accuracy", ylim=(.35, 1.03))
     return ax
