@@ -69,7 +69,7 @@ def _split(y, classes, share, seed):
 # %% ../nbs/09b_image_folders.ipynb #ecef73dd
 def _check_root(root):
     "`root` as a path, and whether it is split already. `ValueError` if it is no folder."
-    if root is None: raise ValueError("image_folder needs root=FOLDER, with one folder a class in it")
+    if root is None: raise ValueError("image_folder needs a root, root=FOLDER or --root FOLDER, with one folder a class in it")
     root = Path(root).expanduser()
     if not root.is_dir(): raise ValueError(f"there is no folder {root}: root must hold one folder a class")
     return root, all((root / split).is_dir() for split in ("train", "test"))

@@ -90,7 +90,8 @@ def _fetch(make, root, folder):
 
 def _standard_files(name, make, root, folder, names, download):
     "Paths of the files `names` of a standard data set below `root`. `ValueError` where some are missing."
-    if root is None: raise ValueError(f"{name} needs root=FOLDER: where {folder} is, or where download=True shall put it")
+    if root is None: raise ValueError(f"{name} needs a root, root=FOLDER or --root FOLDER: where {folder} is, or where a download "
+                                      "shall put it")
     root = Path(root).expanduser()
     if download and not (root / folder).exists(): _fetch(make(), root, folder)
     files = [root / folder / file for file in names]
