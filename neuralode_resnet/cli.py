@@ -207,7 +207,7 @@ def train(dataset: Annotated[str, typer.Argument(metavar="DATA", help="sphere2, 
                     batch_size=batch_size, lr=lr, channels=channels, gradient=gradient, seed=seed, members=members,
                     root=root and str(root.expanduser().absolute()), size=size, precision=precision)
     where = pick_device(device)
-    if download: load(dataset, root=settings["root"], download=True)
+    if download: load(dataset, download=True, root=settings["root"])
     rehearse(settings, where)
     claim_folder(out, force, resume)
     if resume: _check_same(out / "run.json", settings)
