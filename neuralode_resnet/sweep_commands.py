@@ -28,7 +28,8 @@ def pick_device(name: str): # "auto", or as torch names it
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: torch.zeros(1, device=name).item(); return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]}): use cpu or auto") from None
+        why = str(error).splitlines()[0].split(". ")[0] # the first sentence
+        raise ValueError(f"no device {name!r} here ({why}): use cpu or auto") from None
 
 # %% ../nbs/39_sweep_commands.ipynb #47cac8b7
 JobsOption = Annotated[Optional[int], typer.Option(help="Processes; by default one a core.")]
