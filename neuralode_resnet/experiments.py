@@ -18,8 +18,9 @@ from pathlib import Path
 import tomli_w
 
 from .adaptation import StepAdapter, ToleranceAdapter
-from .datasets import load
+from .datasets import as_states, load
 from .models import NeuralODE
+from .precision import PRECISIONS
 from .solvers import GRADIENTS, Solver
 from .training import Batches, fit
 
@@ -38,15 +39,16 @@ def check_keys(given,    # keys of a table
 # %% ../nbs/30_experiments.ipynb #6fb3cb7b
 def _check_numbers(experiment):
     "Refuse numbers that no training can have."
-    for name, low in dict(data_seed=0, channels=1, batch_size=1, iterations=1).items():
-        value = getattr(experiment, name)
+    for name, low in dict(data_seed=0, channels=1, batch_size=1, iterations=1, size=1).items():
+        if (value := getattr(experiment, name)) is None and name == "size": continue
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ValueError(f"{name} must be a whole number, at least {low}, got {value!r}")
     lr = experiment.lr
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive number, got {lr!r}")
-    if experiment.gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {experiment.gradient!r}")
+    for name, allowed in dict(gradient=GRADIENTS, precision=PRECISIONS).items():
+        value = getattr(experiment, name)
+        if value not in allowed: raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     if min(experiment.seeds) < 0: raise ValueError(f"seeds must be at least 0, got {list(experiment.seeds)}")
 
 # %% ../nbs/30_experiments.ipynb #16a73b8e
@@ -82,6 +84,9 @@ class Experiment:
     batch_size: int = 128      # samples in a batch
     iterations: int = 10_000   # optimiser steps
     adaptation: dict = None    # {"kind": "step" or "tolerance", …arguments of the adapter}
+    root: str = None           # folder of the images
+    size: int = None           # side to which the images of an image_folder are scaled and cropped
+    precision: str = "fp32"    # of an image field, one of `PRECISIONS`
 
     def __post_init__(self):
         for name, value in _one_form(self).items(): object.__setattr__(self, name, value)
@@ -91,7 +96,8 @@ class Experiment:
 
     def to_dict(self):
         "Plain values, lists for tuples, without what is not used."
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+        unused = {"precision"} if self.root is None and self.precision == "fp32" else set()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None and k not in unused}
 
     @property
     def name(self):
@@ -102,10 +108,11 @@ class Experiment:
 
 # %% ../nbs/30_experiments.ipynb #116f3cb2
 def _one_form(experiment):
-    "Solvers as `str` writes them, lists as tuples."
+    "Solvers and root as `str` writes them, lists as tuples."
     texts = experiment.test_solvers
     texts = [texts] if isinstance(texts, (str, Solver)) else texts
-    return dict(train_solver=str(Solver.parse(experiment.train_solver)),
+    if not isinstance(experiment.root, (str, Path, type(None))): raise ValueError(f"root must be a folder, got {experiment.root!r}")
+    return dict(root=experiment.root and str(experiment.root), train_solver=str(Solver.parse(experiment.train_solver)),
                 test_solvers=_distinct("test_solvers", [str(Solver.parse(text)) for text in texts], str),
                 seeds=_distinct("seeds", experiment.seeds, int))
 
@@ -138,13 +145,15 @@ def read_toml(path): # a file name
 def prepare(experiment: Experiment, # any
             device="cpu"):          # where tensors go
     "Data, untrained ensemble with one member a seed, and a list of its adapters. Raises `ValueError` for what does not fit."
-    data = load(experiment.data, seed=experiment.data_seed).to(device)
+    images = {k: getattr(experiment, k) for k in ("root", "size") if getattr(experiment, k) is not None}
+    data = load(experiment.data, seed=experiment.data_seed, **images).to(device)
     model = NeuralODE.for_data(data, experiment.train_solver, channels=experiment.channels, gradient=experiment.gradient,
-                               seed=experiment.seeds).to(device)
+                               seed=experiment.seeds, precision=experiment.precision).to(device)
     if experiment.adaptation is None: return data, model, []
     options = {k: v for k, v in experiment.adaptation.items() if k != "kind"}
     adapter = ADAPTERS[experiment.adaptation["kind"]](model, **options)
-    adapter.start(data.x_train[next(Batches(len(data.x_train), experiment.batch_size, experiment.seeds))])
+    first = next(Batches(len(data.x_train), experiment.batch_size, experiment.seeds)).to(device)
+    adapter.start(as_states(data.x_train[first]))
     return data, model, [adapter]
 
 # %% ../nbs/30_experiments.ipynb #cbd65ae7

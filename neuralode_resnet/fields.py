@@ -169,6 +169,7 @@ class LinearField(_Network):
 # %% ../nbs/11_fields.ipynb #2262913c
 class Conv2dField(_Network):
     "conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels (kernel 1)."
+    alone = True # in an ensemble members are evaluated one after the other, see `Stacked`
     def __init__(self, in_channels: int, channels: int = 128): # of a state (batch, in_channels, height, width); width
         super().__init__(nn.Conv2d(in_channels, channels, 1), nn.Conv2d(channels, channels, 3, padding=1),
                          nn.Conv2d(channels, in_channels, 1))
@@ -200,8 +201,11 @@ class Stacked(nn.Module):
 
     def forward(self, *args): # a scalar argument (time) is shared, all others have a member axis
         "What every member makes of its part of `args`: (member, …)."
-        in_dims = ([0] * len(self.names), *(0 if torch.is_tensor(arg) and arg.dim() else None for arg in args))
-        return torch.func.vmap(self._call, in_dims)([*self.stacked], *args)
+        own = [torch.is_tensor(arg) and arg.dim() > 0 for arg in args]
+        if not getattr(self.template[0], "alone", False):
+            return torch.func.vmap(self._call, ([0] * len(self.names), *(0 if o else None for o in own)))([*self.stacked], *args)
+        parts = ([arg[i] if o else arg for arg, o in zip(args, own)] for i in range(self.members))
+        return torch.stack([self._call([value[i] for value in self.stacked], *part) for i, part in enumerate(parts)])
 
     def folded(self, z: Tensor): # (member, batch, *state)
         "All members as one `DenseStack`, or `None` if the template does not fold."

@@ -28,6 +28,14 @@ def _adaptive(data, method, tests, tolerances=_TOLERANCES, **more):
     return dict(data=data, train_solver=[f"{method}@{tol}" for tol in tolerances], test_methods=tests,
                 test_factors=[.1, 1, 10], **more)
 
+def _images(data):
+    "The paper's grids on a set of images, a run each seed, and training with a step that adapts itself (§4, §5)."
+    paper = dict(channels=128, batch_size=256, iterations=7800, grid=[dict(seeds=[seed]) for seed in range(5)])
+    adapted = dict(train_solver=["euler@1/16"], test_solvers=["midpoint@1/64", "rk4@1/64"], adaptation=dict(kind="step"))
+    return {f"{data}_euler": _fixed(data, "euler", ["euler", "midpoint", "rk4"], [1, *_STEPS[:6]], **paper),
+            f"{data}_dopri5": _adaptive(data, "dopri5", ["dopri5"], _TOLERANCES[:5], **paper),
+            f"{data}_step": dict(data=data, **adapted, **paper)}
+
 # %% ../nbs/32_reproductions.ipynb #120473a5
 GRIDS = { # name of the CSV -> table of experiments
     "figure_4_euler": _fixed("sphere2", "euler", ["euler", "midpoint", "rk4"]),
@@ -41,33 +49,38 @@ GRIDS = { # name of the CSV -> table of experiments
     "sphere3_dopri5": _adaptive("sphere3", "dopri5", ["dopri5", "fehlberg2"]),
     "adjoint_euler": _fixed("sphere2", "euler", ["euler", "rk4"], steps=_STEPS[:6], gradient="adjoint"),
     "adjoint_dopri5": _adaptive("sphere2", "dopri5", ["dopri5"], _TOLERANCES[:4], gradient="adjoint"),
-}
+} | _images("cifar10") | _images("mnist")
 TARGETS = {"figure-4": ["figure_4_euler", "figure_4_rk4", "figure_4_fehlberg2", "figure_4_dopri5"],
            "supplement-fixed-step": ["sphere3_euler", "sphere10_euler", "sphere900_euler"],
            "supplement-adaptive": ["sphere3_fehlberg2", "sphere3_dopri5"],
-           "supplement-adjoint": ["adjoint_euler", "adjoint_dopri5"]}
+           "supplement-adjoint": ["adjoint_euler", "adjoint_dopri5"],
+           "figure-4-images": ["cifar10_euler", "cifar10_dopri5", "mnist_euler", "mnist_dopri5"],
+           "table-1-images": ["cifar10_step", "mnist_step"]}
 
 # %% ../nbs/32_reproductions.ipynb #8a6fa5c7
 def _quick(table):
     "A few minutes of a grid."
-    return dict(table, train_solver=table["train_solver"][:5:2], seeds=[0, 1], iterations=300, lr=1e-3)
+    few = dict(table, train_solver=table["train_solver"][:5:2], iterations=300, lr=1e-3)
+    return dict(few, channels=16, batch_size=32, grid=few["grid"][:2]) if "grid" in few else dict(few, seeds=[0, 1])
 
 def grids_of(target,       # a key of `TARGETS`, or of `GRIDS` for one part of a target
-             quick=False): # a few minutes of it
+             quick=False,  # a few minutes of it
+             **more):      # fields of all its experiments that the grids leave open: root, precision
     "Lists of experiments by the name of the CSV that they end in. Raises `ValueError` for unknown targets."
     check_keys([target], [*TARGETS, *GRIDS], "the paper, as reproduced here,")
     names = TARGETS.get(target, [target])
-    if quick: return {f"{name}_quick": expand(_quick(GRIDS[name])) for name in names}
-    return {name: expand(GRIDS[name]) for name in names}
+    if quick: return {f"{name}_quick": expand(_quick(GRIDS[name]) | more) for name in names}
+    return {name: expand(GRIDS[name] | more) for name in names}
 
-# %% ../nbs/32_reproductions.ipynb #1a330b63
+# %% ../nbs/32_reproductions.ipynb #5e474e51
 def reproduce(target,       # as for `grids_of`
               out,          # folder for the CSV files, and for the store in `out/runs`
               quick=False,  # a few minutes of it
               command="",   # noted in every row
+              more=None,    # further fields of its experiments, as for `grids_of`
               **options):   # of `sweep`
     "Run what is not done, write a CSV for every grid that is complete; returns `{name: reason}` of what failed."
-    grids, store = grids_of(target, quick), Path(out, "runs")
+    grids, store = grids_of(target, quick, **more or {}), Path(out, "runs")
     failed = sweep([e for experiments in grids.values() for e in experiments], store, **options)
     for name, experiments in grids.items():
         if any(e.name in failed for e in experiments): continue
