@@ -12,6 +12,7 @@ import math
 import os
 from dataclasses import dataclass, field as default
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -104,7 +105,7 @@ def evidence_lines(report: AuditReport):
     if report.repair: lines.append(("Repair", _repair_line(report.repair)))
     return lines
 
-# %% ../nbs/23j_audit_report.ipynb #fc882433
+# %% ../nbs/23j_audit_report.ipynb #3338de88
 def _tables(report):
     "Those that have rows: blocks, swaps."
     return [shown(report) for shown, rows in ((lambda r: r.blocks, report.blocks), (_swap_columns, report.swaps)) if len(rows)]
@@ -112,16 +113,18 @@ def _tables(report):
 HEADLINES = {"ODE": "ODE: solver-independent at this accuracy", "ResNet": "ResNet: its predictions depend on the solver",
              "undecided": "Undecided"}
 
+def _wrapped(line): return fill(line, 96, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
 def as_text(report: AuditReport):
     "The report as it is printed."
-    parts = [HEADLINES[report.verdict], f"  {report.why}."]
-    if report.todo: parts.append(f"  To decide: {report.todo}.")
+    parts = [HEADLINES[report.verdict], _wrapped(f"  {report.why}.")]
+    if report.todo: parts.append(_wrapped(f"  To decide: {report.todo}."))
     parts += [f"\n{frame.to_string(index=False)}" for frame in _tables(report)] + [""]
-    parts += [f"{name}: {text}." for name, text in evidence_lines(report)]
-    parts += [f"Advice: {text}." for text in report.advice] + [f"Trap: {text}." for text in report.traps]
-    return "\n".join([*parts, CAVEAT])
+    said = [f"{name}: {text}." for name, text in evidence_lines(report)]
+    said += [f"Advice: {text}." for text in report.advice] + [f"Trap: {text}." for text in report.traps]
+    return "\n".join([*parts, *map(_wrapped, [*said, CAVEAT])])
 
-# %% ../nbs/23j_audit_report.ipynb #d5b3f74a
+# %% ../nbs/23j_audit_report.ipynb #1efda8fb
 def _table(frame):
     "A Markdown table."
     lines = [frame.columns, ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
@@ -138,7 +141,7 @@ def as_markdown(report: AuditReport):
         "\n".join(f"- **{name}**: {text}." for name, text in evidence_lines(report)),
         *_bullets("Advice", report.advice), *_bullets("Trap", report.traps), f"*{CAVEAT}*"]) + "\n"
 
-# %% ../nbs/23j_audit_report.ipynb #71a65aa4
+# %% ../nbs/23j_audit_report.ipynb #99ab27e0
 def _plain(value):
     "Only what JSON knows."
     if isinstance(value, pd.DataFrame): return _plain(value.to_dict("records"))
@@ -153,7 +156,7 @@ def as_json(report: AuditReport):
     content = {name: value for name, value in vars(report).items() if name != "samples"}
     return json.dumps(_plain(dict(content, exit_status=report.exit_status, caveat=CAVEAT)), indent=1) + "\n"
 
-# %% ../nbs/23j_audit_report.ipynb #c3855c93
+# %% ../nbs/23j_audit_report.ipynb #3fa91cee
 def write_text(path, text: str, force: bool): # a file name; its content; replace a file that is there?
     "Write a file whole or not at all. Raises `FileExistsError`."
     path = Path(path)
@@ -163,7 +166,7 @@ def write_text(path, text: str, force: bool): # a file name; its content; replac
     try: temporary.write_text(text, encoding="utf-8"); temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../nbs/23j_audit_report.ipynb #4913c099
+# %% ../nbs/23j_audit_report.ipynb #edbdd492
 def _plot_swaps(report, ax):
     rows, y = report.swaps.reindex(columns=["solver", "share", "low", "high"]), np.arange(len(report.swaps))
     ax.errorbar(rows.share, y, xerr=[(rows.share - rows.low).clip(lower=0), (rows.high - rows.share).clip(lower=0)],
@@ -173,7 +176,7 @@ def _plot_swaps(report, ax):
            title=HEADLINES[report.verdict].split(":")[0])
     ax.invert_yaxis()
 
-# %% ../nbs/23j_audit_report.ipynb #cf4fccff
+# %% ../nbs/23j_audit_report.ipynb #f02ca20b
 def _plot_samples(samples, ax):
     for changed, color, label in ((False, "0.6", "kept"), (True, "crimson", "changed")):
         part = samples[(samples.changed == changed) & np.isfinite(samples.error)]
@@ -185,7 +188,7 @@ def _plot_samples(samples, ax):
            f"{(samples.error < samples.margin).mean():.0%} certified, {np.isinf(samples.error).mean():.0%} not resolved")
     ax.legend(markerscale=3)
 
-# %% ../nbs/23j_audit_report.ipynb #a31b696c
+# %% ../nbs/23j_audit_report.ipynb #2c517d60
 def plot_report(report: AuditReport, axes=None): # two `Axes`
     "Swaps on the left, certificates on the right; returns the axes."
     two = report.samples is not None and "margin" in report.samples
