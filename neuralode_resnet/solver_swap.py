@@ -39,13 +39,14 @@ def _solved(model, batch):
     except SolveError: return torch.full((len(batch), 1), torch.nan), torch.full((2,), torch.nan, dtype=torch.float64)
 
 def _alike(a, b): return (a == b) & (a >= 0) # a failed solve predicts nothing, so it agrees with nothing
-def _at_once(x): return 16 if x.dim() == 4 and x.device.type == "cpu" else 4096 # activations of more leave the caches
+def _at_once(x): # activations of more leave the caches of a processor, or fill the memory of a device
+    return 4096 if x.dim() != 4 else 16 if x.device.type == "cpu" else max(16, 2 ** 20 // x[0].numel())
 
 # %% ../nbs/20_solver_swap.ipynb #b3e8b143
 @torch.no_grad()
 def predict(model: NeuralODE,      # a model, or an ensemble
             x: Tensor,             # inputs (n, *state), the same for all members
-            batch_size: int | None = None): # samples solved together; by default 4096, of images on the CPU 16
+            batch_size: int | None = None): # samples solved together; by default 4096, of images few
     "Classes (member, n), -1 where a solve failed; steps and evaluations of a solve (member,), averaged over the batches."
     training, classes, costs, dtype = model.training, [], [], next(model.parameters()).dtype
     model.eval()
