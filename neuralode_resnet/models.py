@@ -53,17 +53,20 @@ class ODEBlock(nn.Module):
         "Number of members of an ensemble, `None` of a single model."
         return getattr(self.field, "members", None)
 
+    @property
+    def _way_back(self): return self.gradient if torch.is_grad_enabled() else "backprop" # without one, every solver will do
+
     def solve(self, z: Tensor, path: bool = False): # state (batch, *state), members first; the state at every node, too?
         "The `Solution` from `z`. Raises `ValueError` for an ensemble whose members have steps of their own."
         if self.members is not None and (len(set(self.solvers)) > 1 or not self.solver.fixed):
             raise ValueError(f"under {self.solver} every member has steps of its own: solve member(model, i).block instead")
-        return integrate(self.field, z, self.solver, self.t_span, path=path, gradient=self.gradient,
+        return integrate(self.field, z, self.solver, self.t_span, path=path, gradient=self._way_back,
                          allow_nonfinite=self.members is not None)
 
     def forward(self, z): # state (batch, *state), members first
         "The end state, like `z`. Raises `SolveError` when the solve of a single model fails."
         if self.members is not None:
-            end, self.nfe, self.n_steps = integrate_members(self.field, z, self.solvers, self.t_span, self.gradient)
+            end, self.nfe, self.n_steps = integrate_members(self.field, z, self.solvers, self.t_span, self._way_back)
             return end
         solution = self.solve(z)
         self.nfe, self.n_steps = solution.nfe, solution.n_steps
