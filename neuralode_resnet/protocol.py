@@ -40,7 +40,7 @@ class Protocol:
 
 def protocol_for(name: str,    # of a data set, as for `load`
                  root="data"): # folder of the images, where the data are images
-    "The protocol of the page `paper/beyond` for this data set."
+    "The protocol of the page `paper/beyond` for this data set. Raises `ValueError` for an unknown one, or without its images."
     if name in ("mnist", "cifar10"): # CIFAR-10 from a folder of images
         data = load("mnist", root=root) if name == "mnist" else load("image_folder", root=Path(root, "cifar10"))
         data = replace(data, name=name, x_test=data.x_test[::20], y_test=data.y_test[::20])
