@@ -20,7 +20,7 @@ import typer
 from . import sweep_commands
 from .cli_audit import audit_command, data_of
 from .datasets import Data, load
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, retain_memory
 from .models import NeuralODE, load_model, member, save_model
 from .plots import figure_1, use_style
 from .precision import check_precision
@@ -207,6 +207,7 @@ def train(dataset: Annotated[str, typer.Argument(metavar="DATA", help="sphere2, 
                     batch_size=batch_size, lr=lr, channels=channels, gradient=gradient, seed=seed, members=members,
                     root=root and str(root.expanduser().absolute()), size=size, precision=precision)
     where = pick_device(device)
+    retain_memory()
     if download: load(dataset, download=True, root=settings["root"])
     rehearse(settings, where)
     claim_folder(out, force, resume)

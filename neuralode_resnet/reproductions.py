@@ -44,7 +44,7 @@ GRIDS = { # name of the CSV -> table of experiments
     "figure_4_dopri5": _adaptive("sphere2", "dopri5", ["dopri5", "fehlberg2"]),
     "sphere3_euler": _fixed("sphere3", "euler", ["euler", "midpoint", "rk4"]),
     "sphere10_euler": _fixed("sphere10", "euler", ["euler", "midpoint", "rk4"], _STEPS[:6]),
-    "sphere900_euler": _fixed("sphere900", "euler", ["euler", "midpoint", "rk4"], _STEPS[:3], seeds=[0, 1], iterations=2000),
+    "sphere900_euler": _fixed("sphere900", "euler", ["euler", "midpoint", "rk4"], _STEPS[:4], seeds=[0, 1, 2], iterations=800, lr=1e-3),
     "sphere3_fehlberg2": _adaptive("sphere3", "fehlberg2", ["fehlberg2", "dopri5"]),
     "sphere3_dopri5": _adaptive("sphere3", "dopri5", ["dopri5", "fehlberg2"]),
     "adjoint_euler": _fixed("sphere2", "euler", ["euler", "rk4"], steps=_STEPS[:6], gradient="adjoint"),

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from .experiments import Experiment, prepare
+from .memory import retain_memory
 from .models import save_model
 from .run_store import StoreError, begin, check_done, claimed, environment, mark_done, open_store, write_text
 from .solver_swap import predict, swap_grid
@@ -145,6 +146,7 @@ def run(experiment: Experiment, # what to do
         tensorboard: bool = False, # write its events, too
         callbacks=()):          # more of them for `fit`
     "Train and test in a directory of its own, or go on with it; returns the directory. Raises `StoreError`, `TrainingError`."
+    retain_memory()
     folder = open_store(store) / experiment.name
     if tensorboard: callbacks = [*callbacks, TensorBoard(folder / "tensorboard")]
     with claimed(folder), _threads(threads):
