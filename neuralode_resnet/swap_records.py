@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from .grid_search import critical_steps
@@ -57,8 +58,9 @@ def _solver_axis(ax, adaptive):
     "Logarithmic axis of step sizes, 1/64 for 2⁻⁶, or of tolerances."
     ax.set_xscale("log", base=10 if adaptive else 2)
     ax.set_xlabel("test tolerance" if adaptive else "test step size $h$")
+    ax.xaxis.set(minor_locator=NullLocator())
     if adaptive: return
-    ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8), minor_locator=NullLocator(),
+    ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8),
                  major_formatter=FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:g}"))
 
 def _means(records):
@@ -69,29 +71,42 @@ def _means(records):
     means = learnt.assign(x=learnt.step_size.fillna(learnt.tol)).groupby(keys, sort=False)[["x", "accuracy"]].mean().reset_index()
     return means.sort_values("x"), table.drop_duplicates("train_solver").train_solver.tolist()
 
+def _colors(records):
+    "Training step size or tolerance -> its colour, coarse first."
+    names = [_size(train) for train in judge(records).train_solver.unique()]
+    return dict(zip(names, sns.color_palette("viridis", len(names) + 1)))
+
+def _size(solver):
+    tol = Solver.parse(solver).tol
+    return np.format_float_scientific(tol, trim="-", exp_digits=1) if tol else solver.partition("@")[2]
+
 # %% ../nbs/33_swap_records.ipynb #69e6e0c3
-def plot_swaps(records,             # as for `judge`
-               ax: Axes | None = None): # drawn on; a new one if None
+def plot_swaps(records,                 # as for `judge`
+               ax: Axes | None = None,  # drawn on; a new one if None
+               among=None):             # records with all training solvers that share the colours; these by default
     "Mean accuracy against the test solver, a colour a training solver, dark under that solver (paper, Figure 4)."
     (means, trains), ax = _means(records), ax or plt.subplots(figsize=(4.4, 2.8))[1]
-    for train, color in zip(trains, sns.color_palette("viridis", len(trains) + 1)):
-        rows = means[means.train_solver == train]
+    colors = _colors(records if among is None else among)
+    for train in trains:
+        rows, color = means[means.train_solver == train], colors[_size(train)]
         for method, tests in rows.groupby("test_method", sort=False):
             ax.plot(tests.x, tests.accuracy, color=_light(color), marker=METHOD_MARKERS[method], ms=4, lw=.8, zorder=2)
         own = rows[rows.test_solver == train]
         ax.plot(own.x, own.accuracy, color=color, marker=METHOD_MARKERS[Solver.parse(train).method], ms=7, ls="", mec="black", mew=.6,
-                zorder=3, label=train.partition("@")[2].replace("e-0", "e-"))
+                zorder=3, label=_size(train))
     _solver_axis(ax, not Solver.parse(trains[0]).fixed)
     ax.set(ylabel="test accuracy", ylim=(.35, 1.03))
     return ax
 
 # %% ../nbs/33_swap_records.ipynb #9a04c728
-def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records
+def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records, or those of `among`
     "Beside the panel: training solvers by colour, methods by marker."
-    first = ax.legend(title="trained at", loc="upper left", bbox_to_anchor=(1, 1.05), labelspacing=.3, handletextpad=.1)
-    ax.add_artist(first)
-    handles = [ax.plot([], [], color=".5", marker=METHOD_MARKERS[m], ls="", ms=4.5, label=m)[0] for m in records.test_method.unique()]
-    ax.legend(handles=handles, title="tested with", loc="lower left", bbox_to_anchor=(1, -.12), labelspacing=.3, handletextpad=.1)
+    train, near = Solver.parse(records.train_solver.iloc[0]).method, dict(labelspacing=.3, handletextpad=.1)
+    trained = [Line2D([], [], color=color, marker=METHOD_MARKERS[train], ls="", ms=7, mec="black", mew=.6, label=name)
+               for name, color in _colors(records).items()]
+    tested = [Line2D([], [], color=".5", marker=METHOD_MARKERS[m], ls="", ms=4.5, label=m) for m in records.test_method.unique()]
+    ax.add_artist(ax.legend(handles=trained, title="trained at", loc="upper left", bbox_to_anchor=(1, 1.05), **near))
+    ax.legend(handles=tested, title="tested with", loc="lower left", bbox_to_anchor=(1, -.12), **near)
     return ax
 
 # %% ../nbs/33_swap_records.ipynb #2706d4f2
