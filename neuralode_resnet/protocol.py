@@ -45,7 +45,7 @@ def protocol_for(name: str,    # of a data set, as for `load`
         data = load("mnist", root=root) if name == "mnist" else load("image_folder", root=Path(root, "cifar10"))
         data = replace(data, name=name, x_test=data.x_test[::20], y_test=data.y_test[::20])
         return Protocol(data, 4, 1000 if name == "mnist" else 2000, 32, 2e-3, 16, 16, together=False)
-    if name == "three_minima": return Protocol(load(name, seed=0), lr=3e-3)
+    if name == "three_minima": return Protocol(load(name, seed=0), lr=1e-3)
     return Protocol(load(name, seed=0), iterations=10_000 if name == "sphere2" else 5000)
 
 # %% ../nbs/34_protocol.ipynb #a1fe4c54
