@@ -117,7 +117,7 @@ class ToleranceController(_Controlled, _Smoothed, ToleranceAdapter):
     exponent = 1
     def __init__(self, model: nn.Module,      # contains an `ODEBlock` whose solver keeps a tolerance; an ensemble, too
                  test_solver: str = "dopri5", # method of the test solver
-                 target: float = .03,         # share of flips, in (0, 1)
+                 target: float = .01,         # share of flips, in (0, 1)
                  check_every: int = 50,       # iterations between two checks
                  tol: float = 1e-4, min_tol: float = 1e-7, max_tol: float = .1): # to start with; of the test solver; largest
         super().__init__(model, test_solver, check_every, tol=tol, min_tol=min_tol)
