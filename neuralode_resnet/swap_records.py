@@ -63,6 +63,7 @@ def _solver_axis(ax, adaptive):
     ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8),
                  major_formatter=FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:g}"))
 
+# %% ../nbs/33_swap_records.ipynb #2b05196b
 def _means(records):
     "Mean accuracy over the seeds that have learnt, a row a training and test solver, with `x` for the axis."
     table = judge(records)
@@ -80,13 +81,14 @@ def _size(solver):
     tol = Solver.parse(solver).tol
     return np.format_float_scientific(tol, trim="-", exp_digits=1) if tol else solver.partition("@")[2]
 
-# %% ../nbs/33_swap_records.ipynb #69e6e0c3
+# %% ../nbs/33_swap_records.ipynb #9a04c728
 def plot_swaps(records,                 # as for `judge`
                ax: Axes | None = None,  # drawn on; a new one if None
                among=None):             # records with all training solvers that share the colours; these by default
-    "Mean accuracy against the test solver, a colour a training solver, dark under that solver (paper, Figure 4)."
+    "Mean accuracy against the test solver, a colour a training solver, dark under it (Figure 4). `ValueError` if `among` lacks one."
     (means, trains), ax = _means(records), ax or plt.subplots(figsize=(4.4, 2.8))[1]
     colors = _colors(records if among is None else among)
+    if lacks := [train for train in trains if _size(train) not in colors]: raise ValueError(f"`among` has no {', '.join(lacks)}: no colour for it")
     for train in trains:
         rows, color = means[means.train_solver == train], colors[_size(train)]
         for method, tests in rows.groupby("test_method", sort=False):
@@ -98,7 +100,7 @@ def plot_swaps(records,                 # as for `judge`
     ax.set(ylabel="test accuracy", ylim=(.35, 1.03))
     return ax
 
-# %% ../nbs/33_swap_records.ipynb #9a04c728
+# %% ../nbs/33_swap_records.ipynb #9c94159d
 def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records, or those of `among`
     "Beside the panel: training solvers by colour, methods by marker."
     train, near = Solver.parse(records.train_solver.iloc[0]).method, dict(labelspacing=.3, handletextpad=.1)
@@ -109,7 +111,7 @@ def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records, or tho
     ax.legend(handles=tested, title="tested with", loc="lower left", bbox_to_anchor=(1, -.12), **near)
     return ax
 
-# %% ../nbs/33_swap_records.ipynb #2706d4f2
+# %% ../nbs/33_swap_records.ipynb #d90e99da
 def plot_gaps(table,                # of `judge`
               ax: Axes | None = None): # drawn on; a new one if None
     "Accuracy lost by going from the training solver to the best test solver, every seed, against the training solver."
