@@ -44,9 +44,8 @@ def protocol_for(name: str,    # of a data set, as for `load`
     if name in ("mnist", "cifar10"): # CIFAR-10 from a folder of images
         data = load("mnist", root=root) if name == "mnist" else load("image_folder", root=Path(root, "cifar10"))
         data = replace(data, name=name, x_test=data.x_test[::20], y_test=data.y_test[::20])
-        return Protocol(data, 4, 1000 if name == "mnist" else 2000, 32, 2e-3, 16, 16, together=False)
-    if name == "three_minima": return Protocol(load(name, seed=0), lr=1e-3)
-    return Protocol(load(name, seed=0), iterations=10_000 if name == "sphere2" else 5000)
+        return Protocol(data, 4, 1000, 32, 2e-3, 16, 16, together=False)
+    return Protocol(load(name, seed=0), lr=1e-3 if name == "three_minima" else 1e-4)
 
 # %% ../nbs/34_protocol.ipynb #a1fe4c54
 @dataclass(frozen=True)
@@ -67,9 +66,10 @@ def _paper(kind, **options): return lambda model, depth: kind(model, **options)
 # %% ../nbs/34_protocol.ipynb #4d4891dc
 def fixed_step_ways(k: int,           # evaluations of a solve, a multiple of 4
                     iterations: int): # of training, for what is refined along with it
-    "The sixteen ways with fixed-step methods that are compared: ours, the paper's, and rivals."
+    "The eighteen ways with fixed-step methods that are compared: ours, the paper's, and rivals."
     euler, midpoint = f"euler@1/{k}", f"midpoint@1/{k // 2}"
     controller, paper = _control(ValidityController, test_solver="rk4"), _paper(StepAdapter, test_solver="rk4")
+    strict = _control(ValidityController, test_solver="rk4", target=.01)
     return [Way("fixed", euler), Way("fixed, twice the steps", f"euler@1/{2 * k}"), Way("midpoint, fixed", midpoint),
             Way("random depth", euler, _depth(k)), Way("random depth, twice the steps", f"euler@1/{2 * k}", _depth(2 * k)),
             Way("midpoint, random depth", midpoint, _depth(k // 2)),
@@ -79,6 +79,8 @@ def fixed_step_ways(k: int,           # evaluations of a solve, a multiple of 4
             Way("midpoint, controller", midpoint, None, controller),
             Way("controller and depth", euler, _depth(k), _control(ValidityController, test_solver="midpoint")),
             Way("midpoint, controller and depth", midpoint, _depth(k // 2), controller),
+            Way("midpoint, controller, 1 %", midpoint, None, strict),
+            Way("midpoint, controller and depth, 1 %", midpoint, _depth(k // 2), strict),
             Way("random method", euler, lambda: RandomMethod([euler, midpoint, f"rk4@1/{k // 4}"])),
             Way("random end", euler, lambda: RandomEnd(.5)), Way("penalty", f"euler@1/{k // 2}", lambda: SolverPenalty(1.)),
             Way("coarse to fine", "euler@1/2", lambda: CoarseToFine(2, 4 * k, iterations))]
