@@ -209,7 +209,7 @@ def fit(model: NeuralODE,        # a model or an ensemble, changed in place
         progress: bool = True,   # show a progress bar with the time left
         checkpoint=None, checkpoint_every: int = 1000): # file to resume from and to write to; iterations in between
     """Train `model` (paper, §4). Returns the history. Raises `ValueError` before, `TrainingError` while training.
-    Recommended: `midpoint` and, in `callbacks`, a `ValidityController`: few flips and a step at rest (page `paper/beyond`)."""
+    Recommended: `midpoint`, and a `RandomDepth` whose range a `ValidityController` sets: few flips at low cost (page `paper/beyond`)."""
     run = _start(model, data, seed, iterations, batch_size, lr, [*filter(None, [steps]), *callbacks], checkpoint, checkpoint_every)
     with _threads_for(run), tqdm(total=iterations, initial=run.iteration, disable=not progress,
                                  desc=model.block.solvers[0].method, mininterval=0.5) as bar:

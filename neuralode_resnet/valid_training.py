@@ -91,7 +91,7 @@ class _Smoothed:
 class ValidityController(_Controlled, _Smoothed, StepAdapter):
     "Keeps the share of flips near a target by the number of steps. Used like `StepAdapter`."
     def __init__(self, model: nn.Module,        # contains an `ODEBlock` with a fixed-step solver; an ensemble, too
-                 test_solver: str = "midpoint", target: float = .03, # method of higher order; share of flips, in (0, 1)
+                 test_solver: str = "midpoint", target: float = .01, # method of higher order; share of flips, in (0, 1)
                  check_every: int = 50, max_steps: int = 500, # iterations between two checks; steps of one solve
                  depth: RandomDepth = None):    # whose range it shall set, from its `low` to twice the mean
         super().__init__(model, test_solver, check_every, max_steps=max_steps)
