@@ -70,7 +70,8 @@ class _Controlled:
         flips, = averaged([(own.classes[i] != test.classes[i]).double().mean().item()], own.classes.device)
         before = self.signals[i]
         s = flips if before is None else before + SMOOTHING * (flips - before)
-        e, e_before = (math.log((x + .5 / n) / (self.target + .5 / n)) for x in (s, s if before is None else before))
+        target = max(self.target, 1 / n) # less than a sample cannot be seen
+        e, e_before = (math.log((x + .5 / n) / (target + .5 / n)) for x in (s, s if before is None else before))
         change = (INTEGRAL * e + PROPORTIONAL * (e - e_before)) / self.exponent if abs(e) > BAND else 0.
         value = self.moved(self.values[i], max(-math.log(1.25), min(math.log(2), change)))
         self.signals[i] = s * (value / self.values[i]) ** self.exponent
