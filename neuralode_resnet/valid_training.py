@@ -90,7 +90,7 @@ class _Smoothed:
 
 # %% ../nbs/26_valid_training.ipynb #78d4d326
 class ValidityController(_Controlled, _Smoothed, StepAdapter):
-    "Keeps the share of flips near a target by the number of steps. Used like `StepAdapter`."
+    "Keeps the share of flips near a target, at least one sample of the batch, by the number of steps. Used like `StepAdapter`."
     def __init__(self, model: nn.Module,        # contains an `ODEBlock` with a fixed-step solver; an ensemble, too
                  test_solver: str = "midpoint", target: float = .01, # method of higher order; share of flips, in (0, 1)
                  check_every: int = 50, max_steps: int = 500, # iterations between two checks; steps of one solve
@@ -114,7 +114,7 @@ class ValidityController(_Controlled, _Smoothed, StepAdapter):
 
 # %% ../nbs/26_valid_training.ipynb #8e829e2d
 class ToleranceController(_Controlled, _Smoothed, ToleranceAdapter):
-    "Keeps the share of flips near a target by the tolerance. Used like `ToleranceAdapter`."
+    "Keeps the share of flips near a target, at least one sample of the batch, by the tolerance. Used like `ToleranceAdapter`."
     exponent = 1
     def __init__(self, model: nn.Module,      # contains an `ODEBlock` whose solver keeps a tolerance; an ensemble, too
                  test_solver: str = "dopri5", # method of the test solver
