@@ -138,6 +138,8 @@ def _trained(protocol, way, seeds):
     return frame.assign(late_violations=checks.late_violations, oscillation=checks.oscillation)
 
 # %% ../nbs/34_protocol.ipynb #d1f59d79
+_FACTS = "commit", "torch", "machine" # of `environment`
+
 def measure_way(protocol: Protocol,
                 way: Way,
                 seeds=range(5)): # of weights and batches
@@ -149,7 +151,7 @@ def measure_way(protocol: Protocol,
             if len(part) > 1: return measure_way(replace(protocol, together=False), way, seeds)
             rows.append(pd.DataFrame(dict(seed=part, failure=str(error))))
     setting = {name: getattr(protocol, name) for name in ("k", "iterations", "batch_size", "lr", "channels")}
-    facts = {name: value for name, value in environment().items() if name in ("commit", "torch", "machine")}
+    facts = {name: value for name, value in environment().items() if name in _FACTS}
     return pd.concat(rows).assign(data=protocol.data.name, training=way.name, **setting, **facts)
 
 # %% ../nbs/34_protocol.ipynb #7ab86aca
@@ -160,7 +162,7 @@ def compare(protocol: Protocol,
     "Measure what the file lacks, and add it; returns all its rows. Raises `ValueError` for ways of the same name."
     names, path = [way.name for way in ways], Path(path)
     if len(set(names)) < len(names): raise ValueError("two ways have the same name, and rows could not be told apart")
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["data", "training"])
+    rows = pd.read_csv(path, dtype=dict.fromkeys(_FACTS, str)) if path.exists() else pd.DataFrame(columns=["data", "training"])
     for way in ways:
         if ((rows.data == protocol.data.name) & (rows.training == way.name)).any(): continue
         rows = pd.concat([rows, measure_way(protocol, way, seeds)])
