@@ -1266,5 +1266,5 @@ d = { 'settings': { 'branch': 'main',
                                                                                                                 'neuralode_resnet/valid_training.py'),
                                                  'neuralode_resnet.valid_training._Smoothed.state_dict': ( 'valid_training.html#_smoothed.state_dict',
                                                                                                            'neuralode_resnet/valid_training.py'),
-                                                 'neuralode_resnet.valid_training._share': ( 'valid_training.html#_share',
-                                                                                             'neuralode_resnet/valid_training.py')}}}
+                                                 'neuralode_resnet.valid_training._checked': ( 'valid_training.html#_checked',
+                                                                                               'neuralode_resnet/valid_training.py')}}}

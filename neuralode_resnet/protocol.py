@@ -66,7 +66,8 @@ def _paper(kind, **options): return lambda model, depth: kind(model, **options)
 # %% ../nbs/34_protocol.ipynb #4d4891dc
 def fixed_step_ways(k: int,           # evaluations of a solve, a multiple of 4
                     iterations: int): # of training, for what is refined along with it
-    "The eighteen ways with fixed-step methods that are compared: ours, the paper's, and rivals."
+    "The eighteen ways with fixed-step methods that are compared: ours, the paper's, and rivals. Raises `ValueError` for other `k`."
+    if k < 4 or k % 4: raise ValueError(f"k must be a multiple of 4, so that rk4 makes whole steps of as much work, got {k}")
     euler, midpoint = f"euler@1/{k}", f"midpoint@1/{k // 2}"
     controller, paper = _control(ValidityController, test_solver="rk4", target=.03), _paper(StepAdapter, test_solver="rk4")
     strict, loose = _control(ValidityController, test_solver="rk4"), _control(ValidityController, test_solver="midpoint", target=.03)

@@ -163,6 +163,8 @@ def _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint,
     seeds = [seed + i for i in range(model.members or 1)] if isinstance(seed, int) else [int(s) for s in seed]
     _check_settings(data, iterations, batch_size, checkpoint_every, lr)
     _check_fit(model, data, seeds)
+    for callback in callbacks:
+        if not callable(callback): raise ValueError(f"steps and callbacks must be callable, as a RandomDepth is, got {callback!r}")
     run = Run(model, data, batch_size, lr, seeds, list(callbacks))
     if checkpoint is not None and Path(checkpoint).exists(): resume_run(run, checkpoint)
     model.train()

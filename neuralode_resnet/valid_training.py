@@ -43,12 +43,12 @@ class RandomSolver:
 
 # %% ../nbs/26_valid_training.ipynb #4edee8b1
 class RandomDepth(RandomSolver):
-    "Draws the number of steps from `low` to `high`, at the method of the block. `ValueError` if there is none."
+    "Draws the number of steps from `low` to `high`, at the method of the block. `ValueError` if there is none, and for tolerances."
     def __init__(self, low: int, high, # smallest and largest number of steps, 1 <= low <= high; one largest a member
                  log: bool = False,    # uniform in the logarithm?
                  seed: int = 0):       # added to those of the training
         for top in high if isinstance(high, list) else [high]:
-            if not 1 <= low <= top: raise ValueError(f"need 1 <= low <= high steps, got {low} and {top}")
+            if not 1 <= low <= top or low % 1 or top % 1: raise ValueError(f"need whole numbers 1 <= low <= high, got {low} and {top}")
         self.low, self.high, self.log, self.seed = low, high, log, seed
 
     def draw(self, i: int): # a member
@@ -57,9 +57,11 @@ class RandomDepth(RandomSolver):
         return min(high, int(self.low * ((high + 1) / self.low) ** u) if self.log else self.low + int(u * (high + 1 - self.low)))
     def solver_for(self, i: int, block): # a member; of the model
         "The method of the block with a number of steps that is drawn."
-        return Solver(block.solvers[i].method, abs(block.t_span[1] - block.t_span[0]) / self.draw(i))
+        own = block.solvers[i]
+        if not own.fixed: raise ValueError(f"{own} keeps a tolerance and no number of steps: draw it with a RandomTolerance")
+        return Solver(own.method, abs(block.t_span[1] - block.t_span[0]) / self.draw(i))
 
-# %% ../nbs/26_valid_training.ipynb #14165b5a
+# %% ../nbs/26_valid_training.ipynb #ae1e0050
 BAND, SMOOTHING, INTEGRAL, PROPORTIONAL = math.log(2), .3, .5, .25
 
 class _Controlled:
@@ -77,7 +79,7 @@ class _Controlled:
         self.signals[i] = s * (value / self.values[i]) ** self.exponent
         return value, "rest" if value == self.values[i] else "finer" if value < self.values[i] else "coarser"
 
-# %% ../nbs/26_valid_training.ipynb #ae1e0050
+# %% ../nbs/26_valid_training.ipynb #78d4d326
 class _Smoothed:
     "The state of both controllers."
     def state_dict(self):
@@ -88,7 +90,7 @@ class _Smoothed:
         super().load_state_dict(state)
         self.signals = [*state["signals"]]
 
-# %% ../nbs/26_valid_training.ipynb #78d4d326
+# %% ../nbs/26_valid_training.ipynb #8e829e2d
 class ValidityController(_Controlled, _Smoothed, StepAdapter):
     "Keeps the share of flips near a target, at least one sample of the batch, by the number of steps. Used like `StepAdapter`."
     def __init__(self, model: nn.Module,        # contains an `ODEBlock` with a fixed-step solver; an ensemble, too
@@ -96,7 +98,7 @@ class ValidityController(_Controlled, _Smoothed, StepAdapter):
                  check_every: int = 50, max_steps: int = 500, # iterations between two checks; steps of one solve
                  depth: RandomDepth = None):    # whose range it shall set, from its `low` to twice the mean
         super().__init__(model, test_solver, check_every, max_steps=max_steps)
-        self.target, self.depth, self.signals = _share(target), depth, [None] * self.members
+        self.target, self.depth, self.signals = *_checked(target, depth), [None] * self.members
         self.exponent, self.low = find_tableau(self.method).order, depth.low if depth else 1
 
     def moved(self, h: float, change: float): # a step size; of the logarithm of the number of steps
@@ -112,7 +114,7 @@ class ValidityController(_Controlled, _Smoothed, StepAdapter):
         super().set_values(values)
         if self.depth: self.depth.high = [max(self.low, 2 * round(self.length / h) - self.low) for h in values]
 
-# %% ../nbs/26_valid_training.ipynb #8e829e2d
+# %% ../nbs/26_valid_training.ipynb #f34263ef
 class ToleranceController(_Controlled, _Smoothed, ToleranceAdapter):
     "Keeps the share of flips near a target, at least one sample of the batch, by the tolerance. Used like `ToleranceAdapter`."
     exponent = 1
@@ -122,13 +124,14 @@ class ToleranceController(_Controlled, _Smoothed, ToleranceAdapter):
                  check_every: int = 50,       # iterations between two checks
                  tol: float = 1e-4, min_tol: float = 1e-7, max_tol: float = .1): # to start with; of the test solver; largest
         super().__init__(model, test_solver, check_every, tol=tol, min_tol=min_tol)
-        self.target, self.max_tol, self.signals = _share(target), max_tol, [None] * self.members
+        self.target, self.max_tol, self.signals = _checked(target)[0], max_tol, [None] * self.members
 
     def moved(self, tol: float, change: float): # a tolerance; of its logarithm, with the sign changed
         "The new tolerance, between those that can be tested and the largest."
         return min(self.max_tol, max(self.min_tol * self.ratio, tol * math.exp(-change)))
 
-# %% ../nbs/26_valid_training.ipynb #f34263ef
-def _share(target):
+# %% ../nbs/26_valid_training.ipynb #b26baf31
+def _checked(target, depth=None):
     if not 0 < target < 1: raise ValueError(f"target is a share of flips in (0, 1), got {target}")
-    return target
+    if not isinstance(depth, RandomDepth | None): raise ValueError(f"depth must be the RandomDepth of the training, got {depth!r}")
+    return target, depth
