@@ -1262,9 +1262,9 @@ d = { 'settings': { 'branch': 'main',
                                                                                                             'neuralode_resnet/valid_training.py'),
                                                  'neuralode_resnet.valid_training._Smoothed': ( 'valid_training.html#_smoothed',
                                                                                                 'neuralode_resnet/valid_training.py'),
+                                                 'neuralode_resnet.valid_training._Smoothed._watch': ( 'valid_training.html#_smoothed._watch',
+                                                                                                       'neuralode_resnet/valid_training.py'),
                                                  'neuralode_resnet.valid_training._Smoothed.load_state_dict': ( 'valid_training.html#_smoothed.load_state_dict',
                                                                                                                 'neuralode_resnet/valid_training.py'),
                                                  'neuralode_resnet.valid_training._Smoothed.state_dict': ( 'valid_training.html#_smoothed.state_dict',
-                                                                                                           'neuralode_resnet/valid_training.py'),
-                                                 'neuralode_resnet.valid_training._checked': ( 'valid_training.html#_checked',
-                                                                                               'neuralode_resnet/valid_training.py')}}}
+                                                                                                           'neuralode_resnet/valid_training.py')}}}

@@ -67,7 +67,7 @@ def _paper(kind, **options): return lambda model, depth: kind(model, **options)
 def fixed_step_ways(k: int,           # evaluations of a solve, a multiple of 4
                     iterations: int): # of training, for what is refined along with it
     "The eighteen ways with fixed-step methods that are compared: ours, the paper's, and rivals. Raises `ValueError` for other `k`."
-    if k < 4 or k % 4: raise ValueError(f"k must be a multiple of 4, so that rk4 makes whole steps of as much work, got {k}")
+    if k < 4 or k % 4: raise ValueError(f"k must be a multiple of 4, the evaluations of a step of rk4, got {k}")
     euler, midpoint = f"euler@1/{k}", f"midpoint@1/{k // 2}"
     controller, paper = _control(ValidityController, test_solver="rk4", target=.03), _paper(StepAdapter, test_solver="rk4")
     strict, loose = _control(ValidityController, test_solver="rk4"), _control(ValidityController, test_solver="midpoint", target=.03)
@@ -76,8 +76,7 @@ def fixed_step_ways(k: int,           # evaluations of a solve, a multiple of 4
             Way("midpoint, random depth", midpoint, _depth(k // 2)),
             Way("the paper's adaptation", euler, None, _paper(StepAdapter, test_solver="midpoint")),
             Way("midpoint, the paper's adaptation", midpoint, None, paper),
-            Way("controller", euler, None, loose),
-            Way("midpoint, controller", midpoint, None, controller),
+            Way("controller", euler, None, loose), Way("midpoint, controller", midpoint, None, controller),
             Way("controller and depth", euler, _depth(k), loose),
             Way("midpoint, controller and depth", midpoint, _depth(k // 2), controller),
             Way("midpoint, controller, 1 %", midpoint, None, strict),

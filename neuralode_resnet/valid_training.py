@@ -43,7 +43,7 @@ class RandomSolver:
 
 # %% ../nbs/26_valid_training.ipynb #4edee8b1
 class RandomDepth(RandomSolver):
-    "Draws the number of steps from `low` to `high`, at the method of the block. `ValueError` if there is none, and for tolerances."
+    "Draws the number of steps, at the method of the block. Raises `ValueError` for an empty range, and in `fit` for a tolerance."
     def __init__(self, low: int, high, # smallest and largest number of steps, 1 <= low <= high; one largest a member
                  log: bool = False,    # uniform in the logarithm?
                  seed: int = 0):       # added to those of the training
@@ -82,6 +82,10 @@ class _Controlled:
 # %% ../nbs/26_valid_training.ipynb #78d4d326
 class _Smoothed:
     "The state of both controllers."
+    def _watch(self, target, depth=None):
+        if not 0 < target < 1: raise ValueError(f"target is a share of flips in (0, 1), got {target}")
+        if not isinstance(depth, RandomDepth | None): raise ValueError(f"depth must be the RandomDepth of the training, got {depth!r}")
+        self.target, self.depth, self.signals = target, depth, [None] * self.members
     def state_dict(self):
         "That of the adapter, and the smoothed signals."
         return super().state_dict() | dict(signals=[*self.signals])
@@ -98,7 +102,7 @@ class ValidityController(_Controlled, _Smoothed, StepAdapter):
                  check_every: int = 50, max_steps: int = 500, # iterations between two checks; steps of one solve
                  depth: RandomDepth = None):    # whose range it shall set, from its `low` to twice the mean
         super().__init__(model, test_solver, check_every, max_steps=max_steps)
-        self.target, self.depth, self.signals = *_checked(target, depth), [None] * self.members
+        self._watch(target, depth)
         self.exponent, self.low = find_tableau(self.method).order, depth.low if depth else 1
 
     def moved(self, h: float, change: float): # a step size; of the logarithm of the number of steps
@@ -124,14 +128,9 @@ class ToleranceController(_Controlled, _Smoothed, ToleranceAdapter):
                  check_every: int = 50,       # iterations between two checks
                  tol: float = 1e-4, min_tol: float = 1e-7, max_tol: float = .1): # to start with; of the test solver; largest
         super().__init__(model, test_solver, check_every, tol=tol, min_tol=min_tol)
-        self.target, self.max_tol, self.signals = _checked(target)[0], max_tol, [None] * self.members
+        self._watch(target)
+        self.max_tol = max_tol
 
     def moved(self, tol: float, change: float): # a tolerance; of its logarithm, with the sign changed
         "The new tolerance, between those that can be tested and the largest."
         return min(self.max_tol, max(self.min_tol * self.ratio, tol * math.exp(-change)))
-
-# %% ../nbs/26_valid_training.ipynb #b26baf31
-def _checked(target, depth=None):
-    if not 0 < target < 1: raise ValueError(f"target is a share of flips in (0, 1), got {target}")
-    if not isinstance(depth, RandomDepth | None): raise ValueError(f"depth must be the RandomDepth of the training, got {depth!r}")
-    return target, depth
