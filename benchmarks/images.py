@@ -16,8 +16,7 @@ from torchdiffeq import odeint
 
 import timing
 from neuralode_resnet.datasets import Data
-from neuralode_resnet.models import NeuralODE, compile_field
-from neuralode_resnet.precision import PRECISIONS, check_precision
+from neuralode_resnet.models import NeuralODE, PRECISIONS, check_precision, compile_field
 from training_iteration import ORIGINAL, OURS, difference, machine_facts, markdown, number
 
 STATE, CLASSES = (3, 32, 32), 10

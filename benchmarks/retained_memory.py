@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 
 from neuralode_resnet.datasets import Data, load
-from neuralode_resnet.memory import retain_memory
-from neuralode_resnet.models import NeuralODE
+from neuralode_resnet.models import NeuralODE, retain_memory
 from neuralode_resnet.training import fit
 from training_iteration import machine_facts, markdown
 

@@ -18,10 +18,10 @@ from torchdiffeq import odeint
 
 import timing
 from neuralode_resnet.datasets import load
+from neuralode_resnet.experiments import sweep
+from neuralode_resnet.experiments.reproductions import grids_of
 from neuralode_resnet.models import NeuralODE
-from neuralode_resnet.reproductions import grids_of
 from neuralode_resnet.solvers import Solver
-from neuralode_resnet.sweeps import sweep
 
 GRID = grids_of("figure_4_euler")["figure_4_euler"]
 ITERATIONS, SEEDS, CORES = GRID[0].iterations, len(GRID[0].seeds), os.cpu_count()

@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 from torchdiffeq import odeint
 
 import timing
-from neuralode_resnet import native
 from neuralode_resnet.datasets import load
 from neuralode_resnet.models import NeuralODE, member
+from neuralode_resnet.solvers import native
 
 BATCH, CHANNELS, N_STEPS, MEMBERS, TOL = 128, 32, 64, 10, 1e-5
 WIDTHS = (2, 2 * CHANNELS, 2 * CHANNELS, 2)  # of the folded field's layers: 2 numbers of state, each with its channels

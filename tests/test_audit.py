@@ -17,11 +17,10 @@ import pytest
 import torch
 import torchdiffeq
 from house import ROOT
-from neuralode_resnet.audit import assert_solver_independent, audit
-from neuralode_resnet.audit_report import as_json, as_markdown
-from neuralode_resnet.audit_targets import Run, Target
+from neuralode_resnet.audit import Target, assert_solver_independent, audit, torchdiffeq_solver
+from neuralode_resnet.audit.report import as_json, as_markdown
+from neuralode_resnet.audit.targets import Run
 from neuralode_resnet.solvers import Solver
-from neuralode_resnet.torchdiffeq_swap import torchdiffeq_solver
 from torch import nn
 from torch.nn import functional as F
 from torchdiffeq import odeint, odeint_adjoint, odeint_event

@@ -8,9 +8,7 @@ import time
 
 import pytest
 
-from neuralode_resnet.experiments import Experiment
-from neuralode_resnet.results import status
-from neuralode_resnet.sweeps import sweep
+from neuralode_resnet.experiments import Experiment, status, sweep
 
 pytest.importorskip("distributed")
 EXPERIMENTS = [Experiment("sphere2", f"euler@1/{n}", ["rk4@1/8"], seeds=[0, 1], iterations=1500, channels=4, lr=1e-3)

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuralode_resnet import cli
+from neuralode_resnet.cli import main as cli
 from neuralode_resnet.datasets import Data, as_states, load
-from neuralode_resnet.experiments import Experiment
-from neuralode_resnet.memory import kept_bytes, solve_memory
-from neuralode_resnet.models import NeuralODE, compile_field, load_model, member, save_model
-from neuralode_resnet.precision import check_precision
-from neuralode_resnet.runs import run
+from neuralode_resnet.experiments import Experiment, run
+from neuralode_resnet.models import (
+    NeuralODE, check_precision, compile_field, load_model, member, save_model, solve_memory,
+)
+from neuralode_resnet.models.memory import kept_bytes
 from neuralode_resnet.solver_swap import Validity
 from neuralode_resnet.solvers import Solver
 from neuralode_resnet.training import TrainingError, fit

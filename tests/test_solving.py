@@ -6,11 +6,9 @@ import torch
 import torchdiffeq
 from hypothesis import given, settings, strategies as st
 
-from neuralode_resnet import kernel, native
-from neuralode_resnet.fields import Conv1dField, LinearField, Stacked, init_kaiming
-from neuralode_resnet.solvers import GRADIENTS, Solver, integrate
-from neuralode_resnet.steps import fixed_grid, grid_nfe
-from neuralode_resnet.tableaus import TABLEAUS
+from neuralode_resnet.models import Conv1dField, LinearField, Stacked, init_kaiming
+from neuralode_resnet.solvers import GRADIENTS, Solver, TABLEAUS, integrate, kernel, native
+from neuralode_resnet.solvers.steps import fixed_grid, grid_nfe
 
 ADAPTIVE = [name for name, tableau in TABLEAUS.items() if tableau.adaptive]
 SOLVERS = [f"{name}@{'h=' if name in ADAPTIVE else ''}0.3" for name in TABLEAUS] + [f"{name}@1e-3" for name in ADAPTIVE]

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from neuralode_resnet import run_store, runs
-from neuralode_resnet.experiments import Experiment, read_toml, to_toml
-from neuralode_resnet.grids import expand
+from neuralode_resnet.experiments import (
+    Experiment, RunIsTaken, StoreError, collect, expand, open_store, read_toml, run, runs, status, store
+    as run_store, sweep, to_toml,
+)
+from neuralode_resnet.experiments.store import claimed, visible
 from neuralode_resnet.models import load_model
-from neuralode_resnet.results import collect, status
-from neuralode_resnet.run_store import RunIsTaken, StoreError, claimed, open_store, visible
-from neuralode_resnet.runs import run
-from neuralode_resnet.sweeps import sweep
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
 LONGER = """
@@ -202,8 +200,7 @@ def test_files_may_not_grow(tmp_path):
     "The system itself refuses to write more than 20 kB into a file: the checkpoint does not fit."
     code = f"""
 import resource, signal, sys
-from neuralode_resnet.experiments import from_toml
-from neuralode_resnet.sweeps import sweep
+from neuralode_resnet.experiments import from_toml, sweep
 experiment = from_toml(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
