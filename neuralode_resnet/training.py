@@ -182,7 +182,7 @@ def _threads_for(run):
     "Where native code solves, PyTorch's threads would only be in its way; elsewhere they do the work."
     block, z = run.model.block, _state(run, 1)
     natively = block.gradient == "backprop" and native.usable(folded(block.field, z, True), z)
-    return native.undisturbed() if natively else nullcontext()
+    return native.yielding_threads() if natively else nullcontext()
 
 # %% ../nbs/02_training.ipynb #b8c4ec67
 def _iterate(run, bar):

@@ -19,7 +19,7 @@ import torchdiffeq
 from house import ROOT
 from neuralode_resnet.audit import Target, assert_solver_independent, audit, torchdiffeq_solver
 from neuralode_resnet.audit.report import as_json, as_markdown
-from neuralode_resnet.audit.targets import Run
+from neuralode_resnet.audit.targets import Outcome
 from neuralode_resnet.solvers import Solver
 from torch import nn
 from torch.nn import functional as F
@@ -440,7 +440,7 @@ def test_float32_is_not_asked_for_more_than_it_has():
 
 def test_a_tolerance_that_is_not_reached_is_no_evidence(monkeypatch):
     "Where every tolerance that is tighter breaks down, nothing is known."
-    monkeypatch.setattr(Target, "refined", lambda self, x, like, level=0, **changes: Run(torch.full_like(like, torch.nan), []))
+    monkeypatch.setattr(Target, "refined", lambda self, x, like, level=0, **changes: Outcome(torch.full_like(like, torch.nan), []))
     report = audit(Rotation(rtol=1e-3, atol=1e-3), POINTS)
     assert report.verdict == "undecided" and "got through" in report.why and report.exit_status == 2, f"\n{report}"
     assert len(report.swaps) == 0 and "Undecided" in as_markdown(report) and report.plot() is not None

@@ -17,7 +17,7 @@ from neuralode_resnet.experiments import (
     Experiment, RunIsTaken, StoreError, collect, expand, open_store, read_toml, run, runs, status, store
     as run_store, sweep, to_toml,
 )
-from neuralode_resnet.experiments.store import claimed, visible
+from neuralode_resnet.experiments.store import claimed, list_visible
 from neuralode_resnet.models import load_model
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
@@ -118,7 +118,7 @@ def test_ended_at_any_file_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, 
             except Killed:
                 pass
         folder = run(SMALL, tmp_path / str(n))
-        assert contents(folder) == expected and "checkpoint.pt" not in visible(folder)
+        assert contents(folder) == expected and "checkpoint.pt" not in list_visible(folder)
     assert n > 8  # every file was met
 
 
@@ -133,7 +133,7 @@ def interrupted(tmp_path, monkeypatch):
         if run.iteration == 20: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): run(SMALL, tmp_path / "store", callbacks=[stop])
     folder = tmp_path / "store" / SMALL.name
-    assert {"checkpoint.pt", "metrics-00015.csv"} <= set(visible(folder))
+    assert {"checkpoint.pt", "metrics-00015.csv"} <= set(list_visible(folder))
     return folder
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_file_stops_the_run_by_name_and_stays(interrupted, name, damag
     damage(interrupted / name)
     before = {path.name: path.read_bytes() for path in interrupted.iterdir()}
     if (name, damage) == ("metrics-00015.csv", remove):  # all of it is in the checkpoint
-        assert "done.json" in visible(run(SMALL, interrupted.parent))
+        assert "done.json" in list_visible(run(SMALL, interrupted.parent))
         return
     with pytest.raises(ValueError, match=name.replace(".", r"\.")): run(SMALL, interrupted.parent)
     kept = {path.name: path.read_bytes() for path in interrupted.iterdir()}
@@ -209,7 +209,7 @@ print(sweep([experiment], sys.argv[2], jobs=1, progress=False))
     done = subprocess.run([sys.executable, "-c", code, to_toml(SMALL), str(tmp_path / "limited")], capture_output=True, text=True)
     assert done.returncode == 0 and SMALL.name in done.stdout, done
     folder = tmp_path / "limited" / SMALL.name
-    assert "checkpoint.pt" not in visible(folder) and "done.json" not in visible(folder)
+    assert "checkpoint.pt" not in list_visible(folder) and "done.json" not in list_visible(folder)
     assert contents(run(SMALL, tmp_path / "limited")) == contents(run(SMALL, tmp_path / "free"))
 
 

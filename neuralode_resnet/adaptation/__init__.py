@@ -6,14 +6,14 @@
 __all__ = ['Adapter', 'Measured', 'StepAdapter', 'ToleranceAdapter', 'checking_step', 'critical_steps', 'decide_step',
            'decide_tol', 'stability']
 
-# %% ../../nbs/adaptation/00_adaptation.ipynb #6142c1bb
+# %% ../../nbs/adaptation/00_adaptation.ipynb #83ec7240
 from .checks import Adapter, Measured
 from neuralode_resnet.adaptation.adapters import (
     StepAdapter, ToleranceAdapter, checking_step, decide_step, decide_tol, stability,
 )
 from .grid_search import critical_steps
 
-# %% ../../nbs/adaptation/00_adaptation.ipynb #0b615abf
+# %% ../../nbs/adaptation/00_adaptation.ipynb #20fcc4ee
 _all_ = [
     "Adapter", "Measured", "StepAdapter", "ToleranceAdapter", "checking_step", "critical_steps",
     "decide_step", "decide_tol", "stability",

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .checks import Adapter, averaged, new_row
+from .checks import Adapter, average_over_processes, new_row
 from ..solvers import Solver, find_tableau
 from ..solvers.solver import initial_step_size
 
@@ -104,7 +104,7 @@ class StepAdapter(_Steps):
 
     def start(self, x: Tensor): # the first batch, members first
         "Set the first step size, by Hairer's rule (paper, §6)."
-        found = averaged(_starting_steps(self.model, self.blocks, x, find_tableau(self.method).order), x.device)
+        found = average_over_processes(_starting_steps(self.model, self.blocks, x, find_tableau(self.method).order), x.device)
         self.set_values([min(max(h, self.length / self.max_steps), self.length) for h in found])
 
 # %% ../../nbs/adaptation/02_adapters.ipynb #7b85bfac

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['AuditReport', 'ModifiedField', 'Target', 'assert_solver_independent', 'audit', 'torchdiffeq_solver']
 
-# %% ../../nbs/audit/00_audit.ipynb #d02009cf
+# %% ../../nbs/audit/00_audit.ipynb #80bf43be
 from .torchdiffeq_swap import torchdiffeq_solver
 from .targets import Target
 from .repair import ModifiedField
 from .report import AuditReport
 from .examine import assert_solver_independent, audit
 
-# %% ../../nbs/audit/00_audit.ipynb #ec8f3cd5
+# %% ../../nbs/audit/00_audit.ipynb #985bbceb
 _all_ = [
     "AuditReport", "ModifiedField", "Target", "assert_solver_independent", "audit",
     "torchdiffeq_solver",

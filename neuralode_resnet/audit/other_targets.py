@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from .refinement import resolvable
+from .refinement import limit_factor
 from .targets import Target, modules_of
 from .torchdiffeq_swap import Solve
 from ..models import ODEBlock
@@ -38,7 +38,7 @@ def _refine_block(block, level, higher, change_field):
     "Give `block` a better solver, and another field if that is wished."
     solver = block.solver
     if change_field: block.field = change_field(block.field, torch.tensor([0, solver.step_size]))
-    if level: solver = solver.refined(2. ** level if solver.fixed else resolvable(10. ** level, solver.rtol, _dtype(block)))
+    if level: solver = solver.refined(2. ** level if solver.fixed else limit_factor(10. ** level, solver.rtol, _dtype(block)))
     method, length = RAISED.get(solver.method, solver.method) if higher else solver.method, abs(block.t_span[1] - block.t_span[0])
     block.solver = Solver(method, min(solver.step_size, length) if solver.fixed else None, rtol=solver.rtol, atol=solver.atol)
 
@@ -80,7 +80,7 @@ def _refine_problem(problem, level, higher):
     "Give an ODE problem of torchdyn a better solver."
     solver = problem.solver
     if solver.stepping_class != "fixed":
-        k = resolvable(10. ** level, problem.rtol, _dtype(problem))
+        k = limit_factor(10. ** level, problem.rtol, _dtype(problem))
         problem.rtol, problem.atol = problem.rtol / k, problem.atol / k
         return
     if higher and solver.order < 4: solver = importlib.import_module(type(solver).__module__).RungeKutta4()

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app']
 
-# %% ../../nbs/cli/00_cli.ipynb #d6f55155
+# %% ../../nbs/cli/00_cli.ipynb #374147ac
 from .main import app
 
-# %% ../../nbs/cli/00_cli.ipynb #1a675f17
+# %% ../../nbs/cli/00_cli.ipynb #ca7eea2d
 _all_ = [
     "app",
 ]

@@ -87,7 +87,8 @@ def claim_folder(out: Path, # where to write
 # %% ../../nbs/cli/04_main.ipynb #ec69150e
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   help="Is a trained Neural ODE an ODE, or a ResNet after all?")
-for _command in sweep_commands.COMMANDS: app.command()(_command)
+for _name, _command in sweep_commands.COMMANDS.items():
+    app.command(_name)(_command)
 app.command("audit")(audit_command)
 COARSE, FINE = Solver("euler", 1/2), Solver("rk4", 1/16) # the two training solvers of the demo
 

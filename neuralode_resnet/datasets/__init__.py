@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Data', 'LOADERS', 'as_states', 'load', 'spheres', 'xor']
 
-# %% ../../nbs/datasets/00_datasets.ipynb #77bca074
+# %% ../../nbs/datasets/00_datasets.ipynb #d2eb98ec
 from .data import Data, LOADERS, as_states, load, spheres, xor
 
-# %% ../../nbs/datasets/00_datasets.ipynb #10ee6968
+# %% ../../nbs/datasets/00_datasets.ipynb #2e568757
 _all_ = [
     "Data", "LOADERS", "as_states", "load", "spheres", "xor",
 ]

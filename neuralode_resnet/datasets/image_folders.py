@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .images import Images, cache_folder, decoded, torchvision_datasets
+from .images import Images, cache_folder, decode_once, torchvision_datasets
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #395004a1
 def _pixels(file, size):
@@ -53,7 +53,7 @@ def _read_folder(folder, size, cache):
                                                     "a classifier needs two or more")
         x, y = _filled(found.samples, size)
         return dict(x=x, y=y, classes=found.classes)
-    found = decoded(folder, files, decode, len(files) * 3 * height * width, cache, size=size, folder=folder.name)
+    found = decode_once(folder, files, decode, len(files) * 3 * height * width, cache, size=size, folder=folder.name)
     return found["x"], found["y"], tuple(found["classes"])
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #2d3095a2

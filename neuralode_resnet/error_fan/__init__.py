@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Fan', 'error_fan', 'fingerprint', 'head_margin', 'plot_fan', 'sensitivity', 'separable', 'separation', 'solver_probe']
 
-# %% ../../nbs/error_fan/00_error_fan.ipynb #eb0846f4
+# %% ../../nbs/error_fan/00_error_fan.ipynb #c227eafb
 from .fan import Fan, error_fan, fingerprint, plot_fan, solver_probe
 from .margins import head_margin, sensitivity, separable, separation
 
-# %% ../../nbs/error_fan/00_error_fan.ipynb #70f058bd
+# %% ../../nbs/error_fan/00_error_fan.ipynb #066384d6
 _all_ = [
     "Fan", "error_fan", "fingerprint", "head_margin", "plot_fan", "sensitivity", "separable",
     "separation", "solver_probe",

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'RunIsTaken', 'RunStopped', 'StoreError', 'collect', 'expand', 'experiment_from', 'from_toml',
-           'open_store', 'plan', 'read_result', 'read_toml', 'reproduce', 'run', 'status', 'sweep', 'to_toml']
+           'open_store', 'plan_sweep', 'read_result', 'read_toml', 'reproduce', 'run', 'status', 'sweep', 'to_toml']
 
-# %% ../../nbs/experiments/00_experiments.ipynb #043ef302
+# %% ../../nbs/experiments/00_experiments.ipynb #6ac6bef3
 from neuralode_resnet.experiments.experiment import (
     Experiment, experiment_from, from_toml, read_toml, to_toml,
 )
@@ -14,12 +14,12 @@ from .grids import expand
 from .store import RunIsTaken, StoreError, open_store
 from .runs import RunStopped, run
 from .results import collect, read_result, status
-from .sweeps import plan, sweep
+from .sweeps import plan_sweep, sweep
 from .reproductions import reproduce
 
-# %% ../../nbs/experiments/00_experiments.ipynb #662eaa36
+# %% ../../nbs/experiments/00_experiments.ipynb #84e705f0
 _all_ = [
     "Experiment", "RunIsTaken", "RunStopped", "StoreError", "collect", "expand", "experiment_from",
-    "from_toml", "open_store", "plan", "read_result", "read_toml", "reproduce", "run", "status",
+    "from_toml", "open_store", "plan_sweep", "read_result", "read_toml", "reproduce", "run", "status",
     "sweep", "to_toml",
 ]

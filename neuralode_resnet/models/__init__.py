@@ -7,7 +7,7 @@ __all__ = ['CheckpointError', 'Conv1dField', 'Conv2dField', 'LinearField', 'Neur
            'check_precision', 'compile_field', 'init_kaiming', 'is_out_of_memory', 'load_model', 'make_field',
            'make_head', 'member', 'memory_advice', 'retain_memory', 'save_model', 'solve_memory']
 
-# %% ../../nbs/models/00_models.ipynb #60c494bf
+# %% ../../nbs/models/00_models.ipynb #da0a8e56
 from .precision import PRECISIONS, check_precision
 from .fields import Conv1dField, Conv2dField, LinearField, Stacked, init_kaiming
 from neuralode_resnet.models.model import (
@@ -16,7 +16,7 @@ from neuralode_resnet.models.model import (
 )
 from .memory import is_out_of_memory, memory_advice, retain_memory, solve_memory
 
-# %% ../../nbs/models/00_models.ipynb #a09a7acb
+# %% ../../nbs/models/00_models.ipynb #8d44fd24
 _all_ = [
     "CheckpointError", "Conv1dField", "Conv2dField", "LinearField", "NeuralODE", "ODEBlock",
     "PRECISIONS", "Stacked", "check_precision", "compile_field", "init_kaiming", "is_out_of_memory",

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['RoundedValidity', 'Validity', 'in_precision', 'predict', 'rounded_validity', 'swap_grid', 'swapped', 'validity']
 
-# %% ../../nbs/solver_swap/00_solver_swap.ipynb #30fe80e9
+# %% ../../nbs/solver_swap/00_solver_swap.ipynb #9c3273fb
 from .swap import Validity, predict, swap_grid, swapped, validity
 from .rounding import RoundedValidity, in_precision, rounded_validity
 
-# %% ../../nbs/solver_swap/00_solver_swap.ipynb #1dc93b33
+# %% ../../nbs/solver_swap/00_solver_swap.ipynb #1b97b7fa
 _all_ = [
     "RoundedValidity", "Validity", "in_precision", "predict", "rounded_validity", "swap_grid",
     "swapped", "validity",

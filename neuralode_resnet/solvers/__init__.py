@@ -6,14 +6,14 @@
 __all__ = ['GRADIENTS', 'Solution', 'SolveError', 'Solver', 'TABLEAUS', 'Tableau', 'find_tableau', 'initial_step_size',
            'integrate', 'integrate_members', 'order_of']
 
-# %% ../../nbs/solvers/00_solvers.ipynb #23d42d5a
+# %% ../../nbs/solvers/00_solvers.ipynb #47e596d2
 from .tableaus import TABLEAUS, Tableau, find_tableau, order_of
 from .steps import Solution, SolveError
 from .control import initial_step_size
 from .solver import GRADIENTS, Solver, integrate
 from .members import integrate_members
 
-# %% ../../nbs/solvers/00_solvers.ipynb #d6dfb679
+# %% ../../nbs/solvers/00_solvers.ipynb #279a0212
 _all_ = [
     "GRADIENTS", "Solution", "SolveError", "Solver", "TABLEAUS", "Tableau", "find_tableau",
     "initial_step_size", "integrate", "integrate_members", "order_of",

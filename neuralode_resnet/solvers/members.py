@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .gradients import checkpointed
+from .gradients import march_checkpointed
 from .solver import SolveError, Solver, check_problem, folded, integrate
 from .steps import Step, fixed_grid, grid_nfe, march
 
@@ -40,7 +40,7 @@ def _together(field, z, solvers, t_span, gradient):
     tableau, field = solvers[0].tableau, folded(field, z, gradient == "backprop")
     grids = [fixed_grid(tableau, t_span, solver.step_size) for solver in solvers]
     if gradient == "backprop" and native.usable(field, z): end = native.solve(field, tableau, grids, z)
-    elif gradient == "checkpoint": end = checkpointed(field, tableau, joint_grid(grids, z), z)
+    elif gradient == "checkpoint": end = march_checkpointed(field, tableau, joint_grid(grids, z), z)
     else: end = march(field, tableau, joint_grid(grids, z), z)[0]
     return end, [grid_nfe(tableau, grid) for grid in grids], [len(grid) for grid in grids]
 

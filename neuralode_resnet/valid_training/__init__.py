@@ -6,7 +6,7 @@
 __all__ = ['CoarseToFine', 'RandomDepth', 'RandomEnd', 'RandomMethod', 'RandomSolver', 'RandomTolerance', 'SolverPenalty',
            'ToleranceController', 'ValidityController']
 
-# %% ../../nbs/valid_training/00_valid_training.ipynb #80c74779
+# %% ../../nbs/valid_training/00_valid_training.ipynb #07c9db3a
 from neuralode_resnet.valid_training.controllers import (
     RandomDepth, RandomSolver, ToleranceController, ValidityController,
 )
@@ -14,7 +14,7 @@ from neuralode_resnet.valid_training.rivals import (
     CoarseToFine, RandomEnd, RandomMethod, RandomTolerance, SolverPenalty,
 )
 
-# %% ../../nbs/valid_training/00_valid_training.ipynb #f7ae1cd8
+# %% ../../nbs/valid_training/00_valid_training.ipynb #7e78956d
 _all_ = [
     "CoarseToFine", "RandomDepth", "RandomEnd", "RandomMethod", "RandomSolver", "RandomTolerance",
     "SolverPenalty", "ToleranceController", "ValidityController",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adaptation import StepAdapter, ToleranceAdapter
-from ..adaptation.checks import averaged
+from ..adaptation.checks import average_over_processes
 from ..solvers import Solver, find_tableau
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #802a2e7d
@@ -68,7 +68,7 @@ class _Controlled:
     def _enlarged(self, value): return value # none is tried
     def _decide(self, i, own, test, grown):
         n = own.classes.shape[1]
-        flips, = averaged([(own.classes[i] != test.classes[i]).double().mean().item()], own.classes.device)
+        flips, = average_over_processes([(own.classes[i] != test.classes[i]).double().mean().item()], own.classes.device)
         before = self.signals[i]
         s = flips if before is None else before + SMOOTHING * (flips - before)
         target = max(self.target, 1 / n) # less than a sample cannot be seen
