@@ -64,7 +64,7 @@ class _Totals:
 
 # %% ../../nbs/models/02_fields.ipynb #28ddb311
 class DenseStack(_DenseLayers):
-    "f(z) for dense layers with ReLU between them; offers what `gradients.unrolled` asks of a field."
+    "f(z) for dense layers with ReLU between them; offers what `gradients.solve_unrolled` asks of a field."
     def parameters(self):
         "The tensors that it was made of, weights before biases."
         return self.tensors

@@ -174,7 +174,7 @@ def _walk(tableau, solver, t_span, max_nfe, nodes):
 def _recomputed(field, tableau, walk, z):
     "Find the grid without a graph, then walk it with recomputation."
     with torch.no_grad(): solution = walk(field, z)
-    solution.z = gradients.checkpointed(field, tableau, solution.grid, z)
+    solution.z = gradients.march_checkpointed(field, tableau, solution.grid, z)
     return solution
 
 # %% ../../nbs/solvers/08_solver.ipynb #6f253361
@@ -199,14 +199,14 @@ def _natively(field, z, solver, t_span, max_nfe):
 # %% ../../nbs/solvers/08_solver.ipynb #f02e4426
 def _solve(field, z, solver, t_span, max_nfe, gradient, nodes):
     "The `Solution`, by the walk that `gradient` and the field ask for."
-    if gradient == "adjoint": return gradients.adjoint(field, z, solver.method, t_span, solver.step_size,
+    if gradient == "adjoint": return gradients.solve_adjoint(field, z, solver.method, t_span, solver.step_size,
                                                        solver.rtol, solver.atol, max_nfe)
     tableau = solver.tableau
     if gradient == "backprop" and nodes is None and native.usable(field, z) and (solver.fixed or field.lead == 1):
         return _natively(field, z, solver, t_span, max_nfe)
     walk = _walk(tableau, solver, t_span, max_nfe, nodes)
     if gradient == "checkpoint": return _recomputed(field, tableau, walk, z)
-    if nodes is None and _by_hand(field, z): return gradients.unrolled(field, tableau, walk, z)
+    if nodes is None and _by_hand(field, z): return gradients.solve_unrolled(field, tableau, walk, z)
     return walk(field, z)
 
 # %% ../../nbs/solvers/08_solver.ipynb #89c2fccc
