@@ -33,6 +33,7 @@ def readme(
     # cleaned notebooks do not say it, and without it code blocks are not coloured
     nb.metadata.language_info = {"name": "python"}
     markdown, _ = MarkdownExporter().from_notebook_node(nb)
+    markdown = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", markdown)  # links from notebook to notebook start in nbs/
     lines = (line.rstrip() for line in markdown.splitlines())
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
