@@ -24,171 +24,233 @@ from .images import cifar10, mnist
 from .three_minima import resting_minimum
 
 # %% ../../nbs/datasets/04_data.ipynb #f6ed5720
-def _whole(what, value, least):
-    "`value` as an int, if it is a whole number of at least `least`."
+def _check_count(what, value, least):
+    "`value` as an int, if it is a whole number of at least `least`. Raises `ValueError` for others."
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what} must be a whole number, at least {least}, got {value!r}")
     return int(value)
 
+
 def _check_same(what, *got):
-    if len(set(got)) > 1: raise ValueError(f"all parts must have the same {what}, got "
-                                           f"{' and '.join(dict.fromkeys(map(str, got)))}: convert one of them")
+    "Raise `ValueError` unless all that was `got` is equal."
+    different = dict.fromkeys(map(str, got))
+    if len(different) > 1:
+        raise ValueError(f"all parts must have the same {what}, got {' and '.join(different)}: convert one of them")
 
 # %% ../../nbs/datasets/04_data.ipynb #4f107d6b
 def _check_split(split, x, y, n_classes):
     "Raise `ValueError` for what cannot be one split (train or test) of a data set."
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.dtype == torch.uint8):
-        raise ValueError(f"x_{split} must be a floating-point tensor, or uint8 pixels, "
-                         f"got {getattr(x, 'dtype', type(x).__name__)}: convert it with torch.as_tensor(x).float()")
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"x_{split} must be a floating-point tensor, or uint8 pixels, got {kind}: convert it with "
+                         "torch.as_tensor(x).float()")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x_{split} must hold samples with a state, (n, *state), got {tuple(x.shape)}: "
                          "no size may be 0; states of one number are (n, 1)")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise ValueError(f"y_{split} must be ({len(x)},) in int64, one label per sample of x_{split}, got "
-                         f"{tuple(np.shape(y))} in {getattr(y, 'dtype', type(y).__name__)}: use torch.as_tensor(y).long()")
+        kind = getattr(y, "dtype", type(y).__name__)
+        shape = tuple(y.shape) if isinstance(y, Tensor) else tuple(np.shape(y))
+        raise ValueError(f"y_{split} must be ({len(x)},) in int64, one label per sample of x_{split}, got {shape} "
+                         f"in {kind}: use torch.as_tensor(y).long()")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"y_{split} must lie in 0 … {n_classes - 1}, got {int(y.min())} … {int(y.max())}: "
                          "number the classes from 0, or correct n_classes")
-    if x.is_floating_point() and not (finite := torch.isfinite(x).flatten(1).all(1)).all():
-        raise ValueError(f"x_{split} must be finite, got {int((~finite).sum())} of {len(x)} samples that are not: "
+    if not x.is_floating_point():
+        return
+    is_finite = torch.isfinite(x).flatten(1).all(1)
+    if not is_finite.all():
+        raise ValueError(f"x_{split} must be finite, got {int((~is_finite).sum())} of {len(x)} samples that are not: "
                          "leave them out")
 
 # %% ../../nbs/datasets/04_data.ipynb #9621cf55
-def as_states(x: Tensor,   # floating-point states, or uint8 pixels (n, *state)
-              dtype=None): # of the result; by default float32 for pixels, unchanged for states
+def as_states(
+    x: Tensor,  # floating-point states, or uint8 pixels (n, *state); members first, if there are any
+    dtype: torch.dtype | None = None,  # of the result; if None float32 for pixels, unchanged for states
+) -> Tensor:
     "States that a model can take: pixels 0 … 255 become numbers in [0, 1], floating-point states keep their values."
-    layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
-    if x.dtype == torch.uint8: return x.to(dtype or torch.float32, memory_format=layout) / 255
-    return x.to(dtype or x.dtype)
+    are_pixels = x.dtype == torch.uint8
+    if dtype is None:
+        dtype = torch.float32 if are_pixels else x.dtype
+    if x.dim() == 4:
+        states = x.to(dtype, memory_format=torch.channels_last)
+    elif x.dim() == 5:
+        with_channels_last = x.movedim(-3, -1).contiguous()
+        states = with_channels_last.to(dtype).movedim(-1, -3)
+    else:
+        states = x.to(dtype)
+    return states / 255 if are_pixels else states
 
 # %% ../../nbs/datasets/04_data.ipynb #565eef07
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
     "A classification data set in memory. Raises `ValueError` if its parts contradict each other."
-    name: str        # what tables and file names call it
+    name: str  # what tables and file names call it
     x_train: Tensor  # initial states (n_train, *state), floating point; images may be uint8
     y_train: Tensor  # labels (n_train,), int64, from 0 to n_classes - 1
-    x_test: Tensor   # (n_test, *state), dtype and device of x_train
-    y_test: Tensor   # (n_test,)
-    n_classes: int   # at least 2
-    seed: int = None # it was drawn with, if it was drawn
+    x_test: Tensor  # (n_test, *state), dtype and device of x_train
+    y_test: Tensor  # (n_test,), int64
+    n_classes: int  # at least 2
+    seed: int | None = None  # with which it was drawn, if it was drawn
 
     def __post_init__(self):
-        _whole("n_classes", self.n_classes, 2)
-        x, y = (self.x_train, self.x_test), (self.y_train, self.y_test)
-        _check_same("device", *(part.device for part in x + y if isinstance(part, Tensor)))
-        for split, *parts in zip(("train", "test"), x, y): _check_split(split, *parts, self.n_classes)
-        _check_same("state shape", *(tuple(part.shape[1:]) for part in x))
-        _check_same("dtype", *(part.dtype for part in x))
+        _check_count("n_classes", self.n_classes, 2)
+        tensors = (self.x_train, self.y_train, self.x_test, self.y_test)
+        _check_same("device", *(part.device for part in tensors if isinstance(part, Tensor)))
+        _check_split("train", self.x_train, self.y_train, self.n_classes)
+        _check_split("test", self.x_test, self.y_test, self.n_classes)
+        _check_same("state shape", tuple(self.x_train.shape[1:]), tuple(self.x_test.shape[1:]))
+        _check_same("dtype", self.x_train.dtype, self.x_test.dtype)
 
     @property
-    def state_shape(self):
+    def state_shape(self) -> tuple:
         "Shape of one state, without the batch."
         return tuple(self.x_train.shape[1:])
 
-    def to(self, device=None, dtype=None): # a device or its name; a floating-point dtype for the states
+    def to(
+        self,
+        device=None,  # a device or its name; where the data are if None
+        dtype: torch.dtype | None = None,  # floating point, for the states; unchanged if None
+    ) -> "Data":
         "The same data elsewhere or in another dtype; labels stay int64. With a dtype, pixels become numbers in [0, 1]."
-        x, y = ([part.to(device) for part in parts] for parts in ((self.x_train, self.x_test), (self.y_train, self.y_test)))
-        if dtype: x = [as_states(part, dtype) for part in x]
-        return replace(self, x_train=x[0], y_train=y[0], x_test=x[1], y_test=y[1])
+        x_train, x_test = self.x_train.to(device), self.x_test.to(device)
+        if dtype:
+            x_train, x_test = as_states(x_train, dtype), as_states(x_test, dtype)
+        return replace(self, x_train=x_train, y_train=self.y_train.to(device),
+                       x_test=x_test, y_test=self.y_test.to(device))
 
     def __repr__(self):
         return (f"Data({self.name}: {len(self.x_train)} train, {len(self.x_test)} test, state {self.state_shape} in "
                 f"{self.x_train.dtype}, {self.n_classes} classes, seed {self.seed})")
 
 # %% ../../nbs/datasets/04_data.ipynb #26f67f0f
-def _splits(name, seed, n_train, n_test):
-    "For train and test: a generator of its own, and the number of samples. `ValueError` for impossible ones."
-    sizes = [_whole(f"{name}: {what}", n, 4) for what, n in (("n_train", n_train), ("n_test", n_test))]
-    seed = _whole(f"{name}: seed", seed, 0)
-    return [(np.random.default_rng([zlib.crc32(name.encode()), split, seed]), n) for split, n in enumerate(sizes)]
+def _make_generators(name, seed, n_train, n_test):
+    "For train and test: a generator, and the number of samples. Raises `ValueError` for impossible ones."
+    n_train = _check_count(f"{name}: n_train", n_train, 4)
+    n_test = _check_count(f"{name}: n_test", n_test, 4)
+    seed = _check_count(f"{name}: seed", seed, 0)
+    number = zlib.crc32(name.encode())
+    return [(np.random.default_rng([number, split, seed]), n) for split, n in enumerate((n_train, n_test))]
 
 # %% ../../nbs/datasets/04_data.ipynb #67761263
 SHELLS = ((0.10, 0.15), (0.25, 0.30), (0.40, 0.45))  # radii (lo, hi) of the inner, middle and outer shell
 SHELL_LABELS = (0, 1, 0)
 
-def shell_counts(n: int): # points
+
+def shell_counts(
+    n: int,  # points
+) -> tuple:
     "Points in the inner, middle and outer shell: n/4, n/2, n/4. Left-over ones go to outer, middle, inner, in this order."
     middle = n // 2
     inner = (n - middle) // 2
     return inner, middle, n - middle - inner
 
 # %% ../../nbs/datasets/04_data.ipynb #cb5af157
-def _sphere_points(rng, n, dim):
+def _draw_sphere_points(rng, n, dim):
     "`n` points (n, 1, dim), float32, shuffled, and their labels."
     shell = rng.permutation(np.repeat(range(3), shell_counts(n)))
     lo, hi = np.array(SHELLS)[shell].T
     radius = (hi - lo) * rng.uniform(size=n) ** (1 / dim) + lo
     direction = rng.standard_normal((n, dim))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return torch.from_numpy(radius[:, None] * direction).float()[:, None], torch.tensor(SHELL_LABELS)[shell]
+    points = torch.from_numpy(radius[:, None] * direction).float()
+    labels = torch.from_numpy(np.array(SHELL_LABELS)[shell])
+    return points[:, None], labels.long()
 
-def spheres(dim: int,            # dimension of the space, at least 1
-            seed: int = 0,       # of radii, directions and order
-            n_train: int = 2000, # points, at least 4
-            n_test: int = 1000): # points, at least 4
-    "Concentric spheres (paper, §3): states (n, 1, dim), two classes. `ValueError` for impossible sizes."
+
+def spheres(
+    dim: int,  # dimension of the space, at least 1
+    seed: int = 0,  # of radii, directions and order
+    n_train: int = 2000,  # points for training, at least 4
+    n_test: int = 1000,  # points for the test, at least 4
+) -> Data:
+    "Concentric spheres (paper, §3): states (n, 1, dim), two classes. Raises `ValueError` for impossible sizes."
     name = f"sphere{dim}"
-    dim = _whole(f"{name}: dim", dim, 1)
-    parts = [part for rng, n in _splits(name, seed, n_train, n_test) for part in _sphere_points(rng, n, dim)]
-    return Data(name, *parts, n_classes=2, seed=seed)
+    dim = _check_count(f"{name}: dim", dim, 1)
+    (train, n_train), (test, n_test) = _make_generators(name, seed, n_train, n_test)
+    x_train, y_train = _draw_sphere_points(train, n_train, dim)
+    x_test, y_test = _draw_sphere_points(test, n_test, dim)
+    return Data(name, x_train, y_train, x_test, y_test, n_classes=2, seed=seed)
 
 # %% ../../nbs/datasets/04_data.ipynb #e00cf69f
-def three_minima(seed: int = 0,       # of positions and velocities
-                 n_train: int = 2000, # particles, at least 4
-                 n_test: int = 1000): # particles, at least 4
-    "Damped particles and where they rest (paper, §3): states (n, 2), three classes. `ValueError` for impossible sizes."
-    draws = [rng.uniform((-1, -2), (2, 2), (n, 2)) for rng, n in _splits("three_minima", seed, n_train, n_test)]
+def three_minima(
+    seed: int = 0,  # of positions and velocities
+    n_train: int = 2000,  # particles for training, at least 4
+    n_test: int = 1000,  # particles for the test, at least 4
+) -> Data:
+    "Damped particles and where they rest (paper, §3): states (n, 2), three classes. Raises `ValueError` for impossible sizes."
+    generators = _make_generators("three_minima", seed, n_train, n_test)
+    draws = [rng.uniform((-1, -2), (2, 2), (n, 2)) for rng, n in generators]
     x_train, x_test = (torch.from_numpy(draw).float() for draw in draws)
-    y_train, y_test = resting_minimum(torch.cat([x_train, x_test])).split([len(x_train), len(x_test)])
+    labels = resting_minimum(torch.cat([x_train, x_test]))
+    y_train, y_test = labels[:len(x_train)], labels[len(x_train):]
     return Data("three_minima", x_train, y_train, x_test, y_test, n_classes=3, seed=seed)
 
 # %% ../../nbs/datasets/04_data.ipynb #a9605323
 CORNERS = ((0., 0.), (1., 1.), (0., 1.), (1., 0.))  # classes 0, 0, 1, 1
 
-def xor(seed: int = 0,      # of the noise
-        n_train: int = 4,   # samples, at least 4
-        n_test: int = 4,    # samples, at least 4
-        noise: float = 0.): # standard deviation of the Gaussian noise on either coordinate, at least 0
-    "The XOR points, or noisy copies of them: states (n, 2), two classes. `ValueError` for impossible sizes or noise."
+
+def xor(
+    seed: int = 0,  # of the noise
+    n_train: int = 4,  # samples for training, at least 4
+    n_test: int = 4,  # samples for the test, at least 4
+    noise: float = 0.,  # standard deviation of the Gaussian noise on either coordinate, at least 0
+) -> Data:
+    "The XOR points, or noisy copies of them: states (n, 2), two classes. Raises `ValueError` for impossible sizes or noise."
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
         raise ValueError(f"xor: noise must be a finite number, at least 0, got {noise!r}")
     parts = []
-    for rng, n in _splits("xor", seed, n_train, n_test):
+    for rng, n in _make_generators("xor", seed, n_train, n_test):
         corner = np.arange(n) % 4
         x = np.array(CORNERS)[corner] + noise * rng.standard_normal((n, 2))
         parts += [torch.from_numpy(x).float(), torch.from_numpy(corner // 2)]
     return Data("xor", *parts, n_classes=2, seed=seed)
 
 # %% ../../nbs/datasets/04_data.ipynb #e6128bc2
-def _of_images(read):
+def _make_loader(read):
     "A loader of what `read(**options)` decodes."
+    draws = "seed" in inspect.signature(read).parameters
+
     @wraps(read)
     def loader(seed=0, **options):
-        if "seed" in inspect.signature(read).parameters: options["seed"] = seed
-        *parts, classes = read(**options)
-        return Data(*parts, n_classes=len(classes), seed=options.get("seed"))
+        if draws:
+            options["seed"] = seed
+        name, x_train, y_train, x_test, y_test, classes = read(**options)
+        return Data(name, x_train, y_train, x_test, y_test, n_classes=len(classes), seed=options.get("seed"))
+
     return loader
 
-LOADERS = {"three_minima": three_minima, "xor": xor}  # name -> loader(seed, **options) -> Data; spheres go by pattern
-LOADERS |= {read.__name__: _of_images(read) for read in (mnist, cifar10, image_folder)}
 
-def _loader(name):
-    "The loader called `name`. `ValueError` with the nearest name if there is none."
-    if match := re.fullmatch("sphere([0-9]{1,9})", str(name)): return partial(spheres, int(match[1]))
-    if str(name) in LOADERS: return LOADERS[name]
+LOADERS = {  # name -> loader(seed, **options) -> Data; spheres go by pattern
+    "three_minima": three_minima,
+    "xor": xor,
+    "mnist": _make_loader(mnist),
+    "cifar10": _make_loader(cifar10),
+    "image_folder": _make_loader(image_folder),
+}
+
+
+def _find_loader(name):
+    "The loader called `name`. Raises `ValueError` with the nearest name if there is none."
+    sphere = re.fullmatch("sphere([0-9]{1,9})", str(name))
+    if sphere:
+        return partial(spheres, int(sphere[1]))
+    if str(name) in LOADERS:
+        return LOADERS[name]
     names = ["sphere2", "sphere3", "sphere10", "sphere900", *LOADERS]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.)
     raise ValueError(f"unknown data set {name!r}; nearest: {near[0]!r}; there are {', '.join(names)}, "
                      "and sphereN for any other dimension N")
 
 # %% ../../nbs/datasets/04_data.ipynb #3087dda9
-def load(name: str,     # "sphere2", "sphere900", … in any dimension, or a key of `LOADERS`
-         seed: int = 0, # of everything that is drawn, at least 0
-         **options):    # of the loader, such as n_train and n_test
-    "The data set called `name`, as a `Data`. `ValueError` for unknown names and options and for impossible sizes."
-    loader = _loader(name)
+def load(
+    name: str,  # "sphere2", "sphere900", … in any dimension, or a key of `LOADERS`
+    seed: int = 0,  # of everything that is drawn, at least 0
+    **options,  # of the loader, such as n_train and n_test
+) -> Data:
+    "The data set called `name`, on the CPU. Raises `ValueError` for unknown names and options and for impossible sizes."
+    loader = _find_loader(name)
     allowed = [option for option in inspect.signature(loader).parameters if option != "seed"]
     for option in options:
-        if option not in allowed: raise ValueError(f"{name} has no option {option!r}; it has {', '.join(allowed)}")
+        if option not in allowed:
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(allowed)}")
     return loader(seed=seed, **options)

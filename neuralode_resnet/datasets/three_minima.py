@@ -6,6 +6,8 @@
 __all__ = ['SLOPE', 'DAMPING', 'MINIMA', 'potential_slope', 'potential', 'damped_particle', 'resting_minimum']
 
 # %% ../../nbs/datasets/03_three_minima.ipynb #5b7461ed
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -16,31 +18,51 @@ SLOPE = (1.2, -2.5, -0.768, 2.364, 0.176, -0.192)  # coefficients of V', from x�
 DAMPING = 0.2
 MINIMA = (-0.850, 0.269, 1.839)  # of V, to the three digits printed
 
-def potential_slope(x: Tensor): # positions
+
+def potential_slope(
+    x: Tensor,  # positions
+) -> Tensor:
     "V'(x), like x."
     y = torch.full_like(x, SLOPE[0])
-    for c in SLOPE[1:]: y = y * x + c
+    for coefficient in SLOPE[1:]:
+        y = y * x + coefficient
     return y
 
-def potential(x: Tensor): # positions
+
+def potential(
+    x: Tensor,  # positions
+) -> Tensor:
     "V(x), like x; V(0) = 0."
     return sum(c / (6 - i) * x ** (6 - i) for i, c in enumerate(SLOPE))
 
-def damped_particle(t,         # time, not used: the field is autonomous
-                    z: Tensor): # positions and velocities (n, 2)
+
+def damped_particle(
+    t,  # time, not used: the field is autonomous
+    z: Tensor,  # positions and velocities (n, 2)
+) -> Tensor:
     "The field (x', x'') of the particle, (n, 2)."
     x, v = z.unbind(-1)
     return torch.stack((v, -potential_slope(x) - DAMPING * v), -1)
 
 # %% ../../nbs/datasets/03_three_minima.ipynb #febd3eab
+def _making_tensors_on(device):
+    "A context in which new tensors lie on `device`, whatever PyTorch's default device is."
+    is_default = torch.get_default_device() == device
+    return nullcontext() if is_default else torch.device(device)  # the latter slows every operation a little
+
+
 @torch.no_grad()
-def resting_minimum(z0: Tensor,            # positions and velocities at the start (n, 2), floating point
-                    solver="rk4@0.02"):    # a `Solver` or its name; the paper's
-    "Number of the minimum (n,) in which each particle rests at t = 100. `ValueError` if one does not rest in any."
-    end = integrate(damped_particle, z0.double(), solver, t_span=(0., 100.)).z
-    minima = end.new_tensor(MINIMA)
-    distance, label = (end[:, :1] - minima).abs().min(1)
-    moving = (distance > .05) | (end[:, 1].abs() > .05)
-    if moving.any(): raise ValueError(f"{int(moving.sum())} of {len(z0)} particles do not rest in a minimum under {solver}: "
-                                      "take a smaller step, or start nearer to [-1, 2] × [-2, 2]")
+def resting_minimum(
+    z0: Tensor,  # positions and velocities at the start (n, 2), floating point
+    solver="rk4@0.02",  # a `Solver` or its name; by default the paper's
+) -> Tensor:
+    "Number of the minimum (n,) in which each particle rests at t = 100. Raises `ValueError` if one does not rest in any."
+    with _making_tensors_on(z0.device):
+        end = integrate(damped_particle, z0.double(), solver, t_span=(0., 100.)).z
+    distances = (end[:, :1] - end.new_tensor(MINIMA)).abs()
+    distance, label = distances.min(1)
+    is_moving = (distance > .05) | (end[:, 1].abs() > .05)
+    if is_moving.any():
+        raise ValueError(f"{int(is_moving.sum())} of {len(z0)} particles do not rest in a minimum under {solver}: "
+                         "take a smaller step, or start nearer to [-1, 2] × [-2, 2]")
     return label
