@@ -16,41 +16,60 @@ from ..training import fit
 
 # %% ../../nbs/adaptation/03_grid_search.ipynb #ee9e2c5b
 def _test_solver(method, n):
-    "The solver that training at 1 / n is tested with."
-    p = find_tableau(method).order
-    if p >= 4: return Solver(method, 1 / n).refined(2)
-    better = "midpoint" if p == 1 else "rk4"
-    return Solver(better, min(1., checking_step(1 / n, p, find_tableau(better).order)))
+    "Returns the solver that training at 1 / n is tested with."
+    order = find_tableau(method).order
+    if order >= 4:
+        return Solver(method, 1 / n).refined(2)
+    better = "midpoint" if order == 1 else "rk4"
+    step_size = checking_step(1 / n, order, find_tableau(better).order)
+    return Solver(better, min(1., step_size))
 
-# %% ../../nbs/adaptation/03_grid_search.ipynb #5d645c55
-def grid_search(data,             # with test samples
-                method: str,      # a fixed-step method
-                steps,            # numbers of steps on the unit interval
-                seeds,            # one a member of each ensemble
-                threshold: float = .1, # difference of accuracies that passes, in (0, 1)
-                channels: int = 32, # width of the field
-                **options):       # of `fit`: iterations, batch_size, lr, progress, …
-    "Data frame, a row for every step and seed: n_steps, seed, nfe, train_accuracy, test_accuracy, flips, valid."
-    steps, seeds, rows = sorted({int(n) for n in steps}), [int(seed) for seed in seeds], []
-    if not steps or steps[0] < 1: raise ValueError(f"steps must be whole numbers >= 1, and at least one, got {steps}")
-    if not seeds: raise ValueError("no seeds given")
+
+def grid_search(
+    data,                   # a `Data` with test samples
+    method: str,            # a fixed-step method
+    steps,                  # numbers of steps on the unit interval
+    seeds,                  # one per member of each ensemble
+    threshold: float = .1,  # difference of accuracies that passes, in (0, 1)
+    channels: int = 32,     # width of the field
+    **options,              # of `fit`: iterations, batch_size, lr, progress, …
+) -> pd.DataFrame:
+    "Returns one row per step count and seed: n_steps, seed, nfe, train_accuracy, test_accuracy, flips, valid."
+    steps = sorted({int(n) for n in steps})
+    seeds = [int(seed) for seed in seeds]
+    if not steps or steps[0] < 1:
+        raise ValueError(f"steps must be whole numbers >= 1, and at least one, got {steps}")
+    if not seeds:
+        raise ValueError("no seeds given")
+    rows = []
     for n in steps:
         model = NeuralODE.for_data(data, Solver(method, 1 / n), channels=channels, seed=seeds)
         fit(model, data, seed=seeds, **options)
-        for seed, found in zip(seeds, validity(model, data.x_test, data.y_test, _test_solver(method, n), threshold)):
-            rows.append(dict(n_steps=n, seed=seed, nfe=n * find_tableau(method).stages, train_accuracy=found.train_accuracy,
-                             test_accuracy=found.test_accuracy, flips=found.flips / found.n, valid=found.valid))
+        tests = validity(model, data.x_test, data.y_test, _test_solver(method, n), threshold)
+        for seed, found in zip(seeds, tests):
+            rows.append({
+                "n_steps": n,
+                "seed": seed,
+                "nfe": n * find_tableau(method).stages,
+                "train_accuracy": found.train_accuracy,
+                "test_accuracy": found.test_accuracy,
+                "flips": found.flips / found.n,
+                "valid": found.valid,
+            })
     return pd.DataFrame(rows)
 
 # %% ../../nbs/adaptation/03_grid_search.ipynb #10d95adb
-def critical_steps(grid): # with columns n_steps, seed, train_accuracy and valid, as from `grid_search`
-    "Data frame, a row a seed: the largest n_steps that is not valid, the next one, which is, and its accuracy. NaN: none."
+def critical_steps(
+    grid: pd.DataFrame,  # with columns n_steps, seed, train_accuracy and valid, as from `grid_search`
+) -> pd.DataFrame:
+    "Returns one row per seed: the largest n_steps that fails, its finer neighbour, and that one's accuracy; NaN for none."
     rows = []
     for seed, runs in grid.sort_values("n_steps").groupby("seed"):
         failed = runs[~runs.valid.astype(bool)].n_steps
-        fine = runs[runs.n_steps > (failed.max() if len(failed) else 0)]
-        first = fine.iloc[0] if len(fine) else None
-        rows.append(dict(seed=seed, coarse=failed.max() if len(failed) else float("nan"),
-                         fine=float("nan") if first is None else first.n_steps,
-                         accuracy=float("nan") if first is None else first.train_accuracy))
+        coarse = failed.max() if len(failed) else float("nan")
+        fine = runs[runs.n_steps > coarse] if len(failed) else runs
+        row = dict(seed=seed, coarse=coarse, fine=float("nan"), accuracy=float("nan"))
+        if len(fine):
+            row |= dict(fine=fine.n_steps.iloc[0], accuracy=fine.train_accuracy.iloc[0])
+        rows.append(row)
     return pd.DataFrame(rows)

@@ -16,114 +16,173 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..adaptation import critical_steps
-from ..plots import METHOD_MARKERS
+from ..plots import method_look
 from ..solvers import Solver, find_tableau
 
 # %% ../../nbs/experiments/08_records.ipynb #748e28e6
-THRESHOLD, SUCCESS = .1, .9 # largest gap that is valid (paper, §6); least accuracy of a seed that has learnt
+THRESHOLD = .1  # largest gap that is valid (paper, §6)
+SUCCESS = .9    # least accuracy of a seed that has learnt
 
-def _level(solver):
+
+def _find_level(solver):
+    "Returns the number of steps, or one over the tolerance."
     solver = Solver.parse(solver)
     return solver.n_steps() if solver.fixed else 1 / solver.tol
 
-def judge_records(records): # as from a file of `reproductions`: train_solver, seed, test_solver, test_method, step_size, tol, accuracy
-    "Data frame, a row a training solver and seed: level, own, best_solver, best, gap, valid, trained."
-    rows = []
-    for (train, seed), tests in records.groupby(["train_solver", "seed"], sort=False):
-        own = tests[tests.test_solver == train]
-        if len(own) != 1: raise ValueError(f"{train}, seed {seed}: {len(own)} rows under its own solver, there must be one")
-        order = tests.test_method.map(lambda method: find_tableau(method).order)
-        fine = tests.assign(size=tests.step_size.fillna(tests.tol))[order == order.max()].sort_values("size").iloc[0]
-        gap = own.accuracy.item() - fine.accuracy
-        rows.append(dict(train_solver=train, level=_level(train), seed=seed, own=own.accuracy.item(),
-                         best_solver=fine.test_solver, best=fine.accuracy, gap=gap, valid=abs(gap) <= THRESHOLD + 1e-9,
-                         trained=own.accuracy.item() >= SUCCESS))
+
+def _judge_model(train, seed, tests):
+    "Returns the row of one trained model. Raises `ValueError` if its own solver is not among its tests, or twice."
+    own = tests[tests.test_solver == train]
+    if len(own) != 1:
+        raise ValueError(f"{train}, seed {seed}: {len(own)} rows under its own solver, there must be one")
+    own_accuracy = own.accuracy.item()
+    order = tests.test_method.map(lambda method: find_tableau(method).order)
+    size = tests.step_size.fillna(tests.tol)
+    best = tests.assign(size=size)[order == order.max()].sort_values("size").iloc[0]
+    gap = own_accuracy - best.accuracy
+    return {
+        "train_solver": train,
+        "level": _find_level(train),
+        "seed": seed,
+        "own": own_accuracy,
+        "best_solver": best.test_solver,
+        "best": best.accuracy,
+        "gap": gap,
+        "valid": abs(gap) <= THRESHOLD + 1e-9,
+        "trained": own_accuracy >= SUCCESS,
+    }
+
+
+def judge_records(
+    records: pd.DataFrame,  # train_solver, seed, test_solver, test_method, step_size, tol, accuracy, as from `reproduce`
+) -> pd.DataFrame:
+    "Returns one row per training solver and seed: level, own, best_solver, best, gap, valid, trained."
+    models = records.groupby(["train_solver", "seed"], sort=False)
+    rows = [_judge_model(train, seed, tests) for (train, seed), tests in models]
     return pd.DataFrame(rows).sort_values(["level", "seed"], ignore_index=True)
 
 # %% ../../nbs/experiments/08_records.ipynb #e7a79946
-def find_critical(table): # of `judge`
-    "Data frame: for every seed, and for the mean of the gaps, the last level that is not valid, and the next, which is."
+def find_critical(
+    table: pd.DataFrame,  # of `judge_records`
+) -> pd.DataFrame:
+    "Returns, per seed and for the mean gap, the last level that is not valid, and the next one, which is."
     trained = table[table.trained]
-    mean = trained.groupby("level").agg(gap=("gap", "mean"), train_accuracy=("own", "mean")).reset_index()
+    by_level = trained.groupby("level")
+    mean = by_level.agg(gap=("gap", "mean"), train_accuracy=("own", "mean")).reset_index()
     mean = mean.assign(seed="mean", valid=mean.gap.abs() <= THRESHOLD + 1e-9)
-    every = trained.rename(columns=dict(own="train_accuracy"))
-    grids = [part.rename(columns=dict(level="n_steps")) for part in (every, mean)]
-    return pd.concat(map(critical_steps, grids), ignore_index=True)
+    every = trained.rename(columns={"own": "train_accuracy"})
+    grids = [part.rename(columns={"level": "n_steps"}) for part in (every, mean)]
+    return pd.concat([critical_steps(grid) for grid in grids], ignore_index=True)
 
 # %% ../../nbs/experiments/08_records.ipynb #d4705f0e
-def _light(color, share=.6): return tuple(c + (1 - c) * share for c in to_rgb(color))
+def _lighten(color, share=.6):
+    "Returns the colour, mixed with this share of white."
+    return tuple(c + (1 - c) * share for c in to_rgb(color))
 
-def _solver_axis(ax, adaptive):
+
+def _format_step(value, _):
+    return f"{value:g}" if value >= 1 else f"1/{1 / value:g}"
+
+
+def _scale_axis(ax, adaptive):
     "Logarithmic axis of step sizes, 1/64 for 2⁻⁶, or of tolerances."
     ax.set_xscale("log", base=10 if adaptive else 2)
     ax.set_xlabel("test tolerance" if adaptive else "test step size $h$")
     ax.xaxis.set(minor_locator=NullLocator())
-    if adaptive: return
-    ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8),
-                 major_formatter=FuncFormatter(lambda v, _: f"{v:g}" if v >= 1 else f"1/{1 / v:g}"))
+    if not adaptive:
+        ax.xaxis.set(major_locator=LogLocator(base=4, numticks=8), major_formatter=FuncFormatter(_format_step))
 
 # %% ../../nbs/experiments/08_records.ipynb #2b05196b
-def _means(records):
-    "Mean accuracy over the seeds that have learnt, a row a training and test solver, with `x` for the axis."
+def _average(records):
+    "Returns means over the seeds that have learnt, with `x` for the axis, and the training solvers, coarse first."
     table = judge_records(records)
     learnt = records.merge(table[table.trained][["train_solver", "seed"]])
-    keys = ["train_solver", "test_solver", "test_method"]
-    means = learnt.assign(x=learnt.step_size.fillna(learnt.tol)).groupby(keys, sort=False)[["x", "accuracy"]].mean().reset_index()
-    return means.sort_values("x"), table.drop_duplicates("train_solver").train_solver.tolist()
+    learnt = learnt.assign(x=learnt.step_size.fillna(learnt.tol))
+    solvers = learnt.groupby(["train_solver", "test_solver", "test_method"], sort=False)
+    means = solvers[["x", "accuracy"]].mean().reset_index().sort_values("x")
+    return means, table.drop_duplicates("train_solver").train_solver.tolist()
 
-def _colors(records):
-    "Training step size or tolerance -> its colour, coarse first."
-    names = [_size(train) for train in judge_records(records).train_solver.unique()]
+
+def _write_size(solver):
+    "Returns the step as it is written; a tolerance as a power of ten, since some records say 0.001 and others 1e-3."
+    tol = Solver.parse(solver).tol
+    if tol:
+        return np.format_float_scientific(tol, trim="-", exp_digits=1)
+    return solver.partition("@")[2]
+
+
+def _choose_colors(records):
+    "Returns the colour of every training step or tolerance, coarse first."
+    names = [_write_size(train) for train in judge_records(records).train_solver.unique()]
     return dict(zip(names, sns.color_palette("viridis", len(names) + 1)))
 
-def _size(solver):
-    tol = Solver.parse(solver).tol
-    return np.format_float_scientific(tol, trim="-", exp_digits=1) if tol else solver.partition("@")[2]
 
-# %% ../../nbs/experiments/08_records.ipynb #9a04c728
-def plot_swaps(records,                 # as for `judge`
-               ax: Axes | None = None,  # drawn on; a new one if None
-               among=None):             # records with all training solvers that share the colours; these by default
-    "Mean accuracy against the test solver, a colour a training solver, dark under it (Figure 4). `ValueError` if `among` lacks one."
-    (means, trains), ax = _means(records), ax or plt.subplots(figsize=(4.4, 2.8))[1]
-    colors = _colors(records if among is None else among)
-    if lacks := [train for train in trains if _size(train) not in colors]: raise ValueError(f"`among` has no {', '.join(lacks)}: no colour for it")
+def plot_swaps(
+    records: pd.DataFrame,               # as for `judge_records`
+    ax: Axes | None = None,              # drawn on; a new one if None
+    among: pd.DataFrame | None = None,   # records whose training solvers share the colours; `records` if None
+) -> Axes:
+    "Mean accuracy against the test solver (Figure 4). Raises `ValueError` if `among` lacks a training solver."
+    ax = ax or plt.subplots(figsize=(4.4, 2.8))[1]
+    means, trains = _average(records)
+    colors = _choose_colors(records if among is None else among)
+    lacks = [train for train in trains if _write_size(train) not in colors]
+    if lacks:
+        raise ValueError(f"`among` has no {', '.join(lacks)}: no colour for it")
     for train in trains:
-        rows, color = means[means.train_solver == train], colors[_size(train)]
+        rows = means[means.train_solver == train]
+        size = _write_size(train)
+        color = colors[size]
         for method, tests in rows.groupby("test_method", sort=False):
-            ax.plot(tests.x, tests.accuracy, color=_light(color), marker=METHOD_MARKERS[method], ms=4, lw=.8, zorder=2)
+            marker = method_look(method)["marker"]
+            ax.plot(tests.x, tests.accuracy, color=_lighten(color), marker=marker, ms=4, lw=.8, zorder=2)
         own = rows[rows.test_solver == train]
-        ax.plot(own.x, own.accuracy, color=color, marker=METHOD_MARKERS[Solver.parse(train).method], ms=7, ls="", mec="black", mew=.6,
-                zorder=3, label=_size(train))
-    _solver_axis(ax, not Solver.parse(trains[0]).fixed)
+        marker = method_look(Solver.parse(train).method)["marker"]
+        ax.plot(own.x, own.accuracy, color=color, marker=marker, ms=7, ls="", mec="black", mew=.6, zorder=3, label=size)
+    _scale_axis(ax, not Solver.parse(trains[0]).fixed)
     ax.set(ylabel="test accuracy", ylim=(.35, 1.03))
     return ax
 
 # %% ../../nbs/experiments/08_records.ipynb #9c94159d
-def swap_legends(ax: Axes, records): # of `plot_swaps`; the same records, or those of `among`
-    "Beside the panel: training solvers by colour, methods by marker."
-    train, near = Solver.parse(records.train_solver.iloc[0]).method, dict(labelspacing=.3, handletextpad=.1)
-    trained = [Line2D([], [], color=color, marker=METHOD_MARKERS[train], ls="", ms=7, mec="black", mew=.6, label=name)
-               for name, color in _colors(records).items()]
-    tested = [Line2D([], [], color=".5", marker=METHOD_MARKERS[m], ls="", ms=4.5, label=m) for m in records.test_method.unique()]
+def swap_legends(
+    ax: Axes,               # of `plot_swaps`
+    records: pd.DataFrame,  # the records that it drew, or those of `among`
+) -> Axes:
+    "Adds two legends beside the panel: training solvers by colour, methods by marker."
+    marker = method_look(Solver.parse(records.train_solver.iloc[0]).method)["marker"]
+    trained = []
+    for name, color in _choose_colors(records).items():
+        trained.append(Line2D([], [], color=color, marker=marker, ls="", ms=7, mec="black", mew=.6, label=name))
+    tested = []
+    for method in records.test_method.unique():
+        marker = method_look(method)["marker"]
+        tested.append(Line2D([], [], color=".5", marker=marker, ls="", ms=4.5, label=method))
+    near = dict(labelspacing=.3, handletextpad=.1)
     ax.add_artist(ax.legend(handles=trained, title="trained at", loc="upper left", bbox_to_anchor=(1, 1.05), **near))
     ax.legend(handles=tested, title="tested with", loc="lower left", bbox_to_anchor=(1, -.12), **near)
     return ax
 
 # %% ../../nbs/experiments/08_records.ipynb #d90e99da
-def plot_gaps(table,                # of `judge`
-              ax: Axes | None = None): # drawn on; a new one if None
-    "Accuracy lost by going from the training solver to the best test solver, every seed, against the training solver."
-    ax, adaptive = ax or plt.subplots()[1], not Solver.parse(table.train_solver.iloc[0]).fixed
+def plot_gaps(
+    table: pd.DataFrame,     # of `judge_records`
+    ax: Axes | None = None,  # drawn on; a new one if None
+) -> Axes:
+    "Accuracy lost from the training solver to the best test solver, of every seed, against the training solver."
+    ax = ax or plt.subplots()[1]
+    adaptive = not Solver.parse(table.train_solver.iloc[0]).fixed
     seeds = sorted(table.seed.unique())
-    for i, (seed, color, marker) in enumerate(zip(seeds, sns.color_palette("colorblind", len(seeds)), "osD^vPXp*<>hH8d")):
+    looks = zip(sns.color_palette("colorblind", len(seeds)), "osD^vPXp*<>hH8d")
+    for i, (seed, (color, marker)) in enumerate(zip(seeds, looks)):
         rows = table[table.seed == seed]
-        x = 1 / rows.level * (1 + .06 * (i - (len(seeds) - 1) / 2)) # side by side
+        beside = 1 + .06 * (i - (len(seeds) - 1) / 2)
+        x = 1 / rows.level * beside
         ax.plot(x, rows.gap, color=color, lw=.6, alpha=.6)
-        for trained, face in ((True, color), (False, "white")):
-            now = (rows.trained == trained).to_numpy()
-            ax.plot(x[now], rows.gap[now], marker=marker, ls="", ms=4.5, color=color, mfc=face, label=f"seed {seed}" if trained else None)
+        learnt = rows.trained.to_numpy(bool)
+        marks = dict(marker=marker, ls="", ms=4.5, color=color)
+        ax.plot(x[learnt], rows.gap[learnt], mfc=color, label=f"seed {seed}", **marks)
+        ax.plot(x[~learnt], rows.gap[~learnt], mfc="white", **marks)
     ax.axhspan(-THRESHOLD, THRESHOLD, color=".9", zorder=0, lw=0)
-    _solver_axis(ax, adaptive)
-    ax.set(xlabel=f"training {'tolerance' if adaptive else 'step size $h$'}", ylabel="accuracy lost")
+    _scale_axis(ax, adaptive)
+    xlabel = "training tolerance" if adaptive else "training step size $h$"
+    ax.set(xlabel=xlabel, ylabel="accuracy lost")
     return ax
