@@ -8,48 +8,99 @@ __all__ = ['solvers_around', 'expand']
 # %% ../../nbs/experiments/02_grids.ipynb #a52eaa8e
 from itertools import product
 
-from .experiment import Experiment, check_keys, experiment_from
+from .experiment import Experiment, experiment_from
 from ..solvers import Solver
+from ..valid_training.schemes import check_keys, find_scheme
 
 # %% ../../nbs/experiments/02_grids.ipynb #ad820b66
-def solvers_around(train_solver, # a `Solver` or its name
-                   methods,      # names of test methods
-                   factors):     # multiples of the number of steps, or of the tolerance
+def solvers_around(
+    train_solver,  # a `Solver` or its name
+    methods,       # names of test methods, of the same kind
+    factors,       # multiples of the number of steps, or of the tolerance
+) -> tuple:
     "Names of test solvers: every method at every multiple of the training accuracy, each once (paper, §5)."
     train_solver = Solver.parse(train_solver)
     if train_solver.fixed:
         counts = [max(1, round(train_solver.n_steps() * factor)) for factor in factors]
         solvers = [Solver(method, 1 / n) for method in methods for n in counts]
-    else: solvers = [Solver(method, tol=float(f"{train_solver.tol * c:.12g}")) for method in methods for c in factors]
+    elif train_solver.tol is None:
+        raise ValueError(f"{train_solver} has two tolerances, of which there are no multiples: give test_solvers")
+    else:
+        tolerances = [float(f"{train_solver.tol * factor:.12g}") for factor in factors]
+        solvers = [Solver(method, tol=tol) for method in methods for tol in tolerances]
     return tuple(dict.fromkeys(map(str, solvers)))
 
 # %% ../../nbs/experiments/02_grids.ipynb #22bbe1b8
-_WHOLE = ("seeds", "test_solvers", "test_methods", "test_factors") # keys whose lists are no axes
-_AROUND = {"test_methods", "test_factors"}
+_WHOLE = ("seeds", "test_solvers", "test_methods", "test_factors")  # keys whose lists are no axes
+_AROUND = ("test_methods", "test_factors")  # keys that stand in for `test_solvers`
+_SCHEME = ("scheme", "nfe")  # keys that stand in for solver, draw and adaptation
+
+
+def _with_scheme(table):
+    "The table with solver, draw and adaptation in place of the name of a scheme."
+    if "scheme" not in table:
+        if "nfe" in table:
+            raise ValueError("nfe is the size of a scheme with a name: give scheme, too")
+        return table
+    found = find_scheme(table["scheme"], table.get("nfe", 16))
+    fields = {"train_solver": found.solver, "draw": found.draw, "adaptation": found.adaptation}
+    rest = {key: value for key, value in table.items() if key not in _SCHEME}
+    return {key: value for key, value in fields.items() if value is not None} | rest
+
 
 def _with_tests(table):
     "The table with `test_solvers` in place of methods and factors."
-    if not _AROUND & table.keys(): return table
-    if missing := _AROUND - table.keys(): raise ValueError(f"test solvers cannot be placed without {', '.join(missing)}: give "
-                                                           "test_methods and test_factors, or test_solvers")
-    if "test_solvers" in table: raise ValueError("give test_solvers, or test_methods and test_factors, not both")
-    around = solvers_around(table["train_solver"], table["test_methods"], table["test_factors"])
-    return {k: v for k, v in table.items() if k not in _AROUND} | dict(test_solvers=around)
+    missing = [key for key in _AROUND if key not in table]
+    if len(missing) == len(_AROUND):
+        return table
+    if missing:
+        raise ValueError(f"test solvers cannot be placed without {', '.join(missing)}: give test_methods and "
+                         "test_factors, or test_solvers")
+    if "test_solvers" in table:
+        raise ValueError("give test_solvers, or test_methods and test_factors, not both")
+    if "train_solver" not in table:
+        raise ValueError("test_methods and test_factors are placed around the train_solver: give one, or a scheme")
+    methods, factors = _check_around(table["test_methods"], table["test_factors"])
+    rest = {key: value for key, value in table.items() if key not in _AROUND}
+    return rest | {"test_solvers": solvers_around(table["train_solver"], methods, factors)}
+
+
+def _check_around(methods, factors):
+    "Lists of methods and of positive factors. Raises `ValueError`, naming the key, for anything else."
+    if not isinstance(methods, list) or not methods or not all(isinstance(method, str) for method in methods):
+        raise ValueError(f"test_methods must be a list of methods, got {methods!r}")
+    if not isinstance(factors, list) or not factors:
+        raise ValueError(f"test_factors must be a list of positive numbers, got {factors!r}")
+    for factor in factors:
+        is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if not is_number or not 1e-6 <= factor <= 1e6:
+            raise ValueError(f"test_factors must be numbers between 1e-6 and 1e6, got {factor!r}")
+    return methods, factors
+
 
 def _product(table):
     "The experiments of one table, axes in the order in which they are written."
-    axes = {k: v for k, v in table.items() if isinstance(v, list) and k not in _WHOLE}
-    if empty := [k for k, v in axes.items() if not v]: raise ValueError(f"the grid is empty: {', '.join(empty)} has no values")
-    return [experiment_from(_with_tests({**table, **dict(zip(axes, values))})) for values in product(*axes.values())]
+    axes = {key: value for key, value in table.items() if isinstance(value, list) and key not in _WHOLE}
+    empty = [key for key, value in axes.items() if not value]
+    if empty:
+        raise ValueError(f"the grid is empty: {', '.join(empty)} has no values")
+    chosen = [{**table, **dict(zip(axes, values))} for values in product(*axes.values())]
+    return [experiment_from(_with_tests(_with_scheme(one))) for one in chosen]
 
 # %% ../../nbs/experiments/02_grids.ipynb #59f7bee9
-def expand(table: dict): # fields of `Experiment`, `test_methods`, `test_factors`, and `grid`, a list of such tables
+def expand(
+    table: dict,  # fields of `Experiment`, `scheme`, `nfe`, `test_methods`, `test_factors`, and `grid`, a list of such tables
+) -> list:
     "All experiments of a table with lists, each once. Raises `ValueError` for unknown keys, wrong values, empty grids."
-    allowed = [*Experiment.__dataclass_fields__, *sorted(_AROUND)]
+    allowed = [*Experiment.__dataclass_fields__, *_SCHEME, *_AROUND]
     check_keys(table, [*allowed, "grid"], "a sweep")
-    shared, grids = {k: v for k, v in table.items() if k != "grid"}, table.get("grid", [{}])
+    shared = {key: value for key, value in table.items() if key != "grid"}
+    grids = table.get("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
         raise ValueError("grid must be one or more tables, [[grid]] in TOML")
-    for grid in grids: check_keys(grid, allowed, "a grid")
-    found = [e for grid in grids for e in _product({**shared, **grid})]
-    return list({e.name: e for e in found}.values())
+    found = {}
+    for grid in grids:
+        check_keys(grid, allowed, "a grid")
+        for experiment in _product({**shared, **grid}):
+            found[experiment.name] = experiment
+    return list(found.values())

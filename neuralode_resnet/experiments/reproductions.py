@@ -8,82 +8,101 @@ __all__ = ['GRIDS', 'TARGETS', 'grids_of', 'reproduce']
 # %% ../../nbs/experiments/07_reproductions.ipynb #e166c5ea
 from pathlib import Path
 
-from .experiment import check_keys
 from .grids import expand
 from .results import collect
-from .store import write_text
 from .sweeps import sweep
+from ..files import write_text
+from ..valid_training.schemes import check_keys
 
 # %% ../../nbs/experiments/07_reproductions.ipynb #90048e3f
-_STEPS = [2 ** k for k in range(1, 9)] # K = 2 … 256
+_STEPS = [2 ** k for k in range(1, 9)]  # K = 2 … 256
 _TOLERANCES = [f"1e-{k}" for k in range(1, 7)]
+
 
 def _fixed(data, method, tests, steps=_STEPS, **more):
     "Training at 1/K for K in `steps`, tested at the paper's factors of K."
-    return dict(data=data, train_solver=[f"{method}@1/{n}" for n in steps], test_methods=tests,
-                test_factors=[.5, .75, 1, 1.5, 2], **more)
+    solvers = [f"{method}@1/{n}" for n in steps]
+    return dict(data=data, train_solver=solvers, test_methods=tests, test_factors=[.5, .75, 1, 1.5, 2], **more)
+
 
 def _adaptive(data, method, tests, tolerances=_TOLERANCES, **more):
     "Training at tolerances, tested at a tenth, one and ten times of each."
-    return dict(data=data, train_solver=[f"{method}@{tol}" for tol in tolerances], test_methods=tests,
-                test_factors=[.1, 1, 10], **more)
+    solvers = [f"{method}@{tol}" for tol in tolerances]
+    return dict(data=data, train_solver=solvers, test_methods=tests, test_factors=[.1, 1, 10], **more)
+
 
 def _images(data):
-    "The paper's grids on a set of images, a run each seed, and training with a step that adapts itself (§4, §5)."
+    "The paper's grids on a set of images, one run per seed, and training with a step that adapts itself (§4, §5)."
     paper = dict(channels=128, batch_size=256, iterations=7800, grid=[dict(seeds=[seed]) for seed in range(5)])
     adapted = dict(train_solver=["euler@1/16"], test_solvers=["midpoint@1/64", "rk4@1/64"], adaptation=dict(kind="step"))
-    return {f"{data}_euler": _fixed(data, "euler", ["euler", "midpoint", "rk4"], [1, *_STEPS[:6]], **paper),
-            f"{data}_dopri5": _adaptive(data, "dopri5", ["dopri5"], _TOLERANCES[:5], **paper),
-            f"{data}_step": dict(data=data, **adapted, **paper)}
+    return {
+        f"{data}_euler": _fixed(data, "euler", ["euler", "midpoint", "rk4"], [1, *_STEPS[:6]], **paper),
+        f"{data}_dopri5": _adaptive(data, "dopri5", ["dopri5"], _TOLERANCES[:5], **paper),
+        f"{data}_step": dict(data=data, **adapted, **paper),
+    }
 
 # %% ../../nbs/experiments/07_reproductions.ipynb #120473a5
-GRIDS = { # name of the CSV -> table of experiments
-    "figure_4_euler": _fixed("sphere2", "euler", ["euler", "midpoint", "rk4"]),
+_EULER_TESTS = ["euler", "midpoint", "rk4"]
+_FEW_IN_900 = dict(seeds=[0, 1, 2], iterations=800, lr=1e-3)
+GRIDS = {  # name of the CSV -> table of experiments
+    "figure_4_euler": _fixed("sphere2", "euler", _EULER_TESTS),
     "figure_4_rk4": _fixed("sphere2", "rk4", ["rk4"]),
     "figure_4_fehlberg2": _adaptive("sphere2", "fehlberg2", ["fehlberg2", "dopri5"]),
     "figure_4_dopri5": _adaptive("sphere2", "dopri5", ["dopri5", "fehlberg2"]),
-    "sphere3_euler": _fixed("sphere3", "euler", ["euler", "midpoint", "rk4"]),
-    "sphere10_euler": _fixed("sphere10", "euler", ["euler", "midpoint", "rk4"], _STEPS[:6]),
-    "sphere900_euler": _fixed("sphere900", "euler", ["euler", "midpoint", "rk4"], _STEPS[:4], seeds=[0, 1, 2], iterations=800, lr=1e-3),
+    "sphere3_euler": _fixed("sphere3", "euler", _EULER_TESTS),
+    "sphere10_euler": _fixed("sphere10", "euler", _EULER_TESTS, _STEPS[:6]),
+    "sphere900_euler": _fixed("sphere900", "euler", _EULER_TESTS, _STEPS[:4], **_FEW_IN_900),
     "sphere3_fehlberg2": _adaptive("sphere3", "fehlberg2", ["fehlberg2", "dopri5"]),
     "sphere3_dopri5": _adaptive("sphere3", "dopri5", ["dopri5", "fehlberg2"]),
     "adjoint_euler": _fixed("sphere2", "euler", ["euler", "rk4"], steps=_STEPS[:6], gradient="adjoint"),
     "adjoint_dopri5": _adaptive("sphere2", "dopri5", ["dopri5"], _TOLERANCES[:4], gradient="adjoint"),
 } | _images("cifar10") | _images("mnist")
-TARGETS = {"figure-4": ["figure_4_euler", "figure_4_rk4", "figure_4_fehlberg2", "figure_4_dopri5"],
-           "supplement-fixed-step": ["sphere3_euler", "sphere10_euler", "sphere900_euler"],
-           "supplement-adaptive": ["sphere3_fehlberg2", "sphere3_dopri5"],
-           "supplement-adjoint": ["adjoint_euler", "adjoint_dopri5"],
-           "figure-4-images": ["cifar10_euler", "cifar10_dopri5", "mnist_euler", "mnist_dopri5"],
-           "table-1-images": ["cifar10_step", "mnist_step"]}
+TARGETS = {  # what can be reproduced -> its grids
+    "figure-4": ["figure_4_euler", "figure_4_rk4", "figure_4_fehlberg2", "figure_4_dopri5"],
+    "supplement-fixed-step": ["sphere3_euler", "sphere10_euler", "sphere900_euler"],
+    "supplement-adaptive": ["sphere3_fehlberg2", "sphere3_dopri5"],
+    "supplement-adjoint": ["adjoint_euler", "adjoint_dopri5"],
+    "figure-4-images": ["cifar10_euler", "cifar10_dopri5", "mnist_euler", "mnist_dopri5"],
+    "table-1-images": ["cifar10_step", "mnist_step"],
+}
 
 # %% ../../nbs/experiments/07_reproductions.ipynb #8a6fa5c7
 def _quick(table):
     "A few minutes of a grid."
     few = dict(table, train_solver=table["train_solver"][:5:2], iterations=300, lr=1e-3)
-    return dict(few, channels=16, batch_size=32, grid=few["grid"][:2]) if "grid" in few else dict(few, seeds=[0, 1])
+    if "grid" in few:
+        return dict(few, channels=16, batch_size=32, grid=few["grid"][:2])
+    return dict(few, seeds=[0, 1])
 
-def grids_of(target,       # a key of `TARGETS`, or of `GRIDS` for one part of a target
-             quick=False,  # a few minutes of it
-             **more):      # fields of all its experiments that the grids leave open: root, precision
+
+def grids_of(
+    target: str,          # a key of `TARGETS`, or of `GRIDS` for one part of a target
+    quick: bool = False,  # a few minutes of it
+    **more,               # fields of all its experiments that the grids leave open: root, precision
+) -> dict:
     "Lists of experiments by the name of the CSV that they end in. Raises `ValueError` for unknown targets."
     check_keys([target], [*TARGETS, *GRIDS], "the paper, as reproduced here,")
     names = TARGETS.get(target, [target])
-    if quick: return {f"{name}_quick": expand(_quick(GRIDS[name]) | more) for name in names}
+    if quick:
+        return {f"{name}_quick": expand(_quick(GRIDS[name]) | more) for name in names}
     return {name: expand(GRIDS[name] | more) for name in names}
 
 # %% ../../nbs/experiments/07_reproductions.ipynb #5e474e51
-def reproduce(target,       # as for `grids_of`
-              out,          # folder for the CSV files, and for the store in `out/runs`
-              quick=False,  # a few minutes of it
-              command="",   # noted in every row
-              more=None,    # further fields of its experiments, as for `grids_of`
-              **options):   # of `sweep`
+def reproduce(
+    target: str,          # as for `grids_of`
+    out,                  # folder for the CSV files, and for the store in `out/runs`
+    quick: bool = False,  # a few minutes of it
+    command: str = "",    # noted in every row
+    more: dict = None,    # further fields of its experiments, as for `grids_of`
+    **options,            # of `sweep`
+) -> dict:
     "Run what is not done, write a CSV for every grid that is complete; returns `{name: reason}` of what failed."
-    grids, store = grids_of(target, quick, **more or {}), Path(out, "runs")
-    failed = sweep([e for experiments in grids.values() for e in experiments], store, **options)
+    grids = grids_of(target, quick, **more or {})
+    store = Path(out, "runs")
+    failed = sweep([experiment for part in grids.values() for experiment in part], store, **options)
     for name, experiments in grids.items():
-        if any(e.name in failed for e in experiments): continue
+        if any(experiment.name in failed for experiment in experiments):
+            continue
         rows = collect(store, experiments).assign(command=command)
-        write_text(rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"), Path(out, f"{name}.csv"))
+        write_text(Path(out, f"{name}.csv"), rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return failed

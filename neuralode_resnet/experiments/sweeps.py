@@ -19,121 +19,180 @@ from tqdm.auto import tqdm
 from .experiment import rehearse
 from .results import read_progress
 from .runs import run
-from .store import RunIsTaken, StoreError, check_done, open_store
+from .store import RunIsTaken, StoreError, check_done, check_same, open_store
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8cc1955b
-def _is_done(folder):
+def _is_done(folder, experiment):
     "Is the run finished, and are its files as they were?"
-    try: return check_done(folder) is not None
-    except StoreError: return False # the run will say which
+    try:
+        if check_done(folder) is None:
+            return False
+        check_same(folder, experiment)
+    except StoreError:  # the run will say which
+        return False
+    return True
 
-def plan_sweep(experiments,  # a list of `Experiment`s
-         store,        # a folder, made if it does not exist
-         device="cpu"): # where they are to run
+
+def plan_sweep(
+    experiments,   # a list of `Experiment`s
+    store,         # a folder, made if it does not exist
+    device="cpu",  # where they are to run
+) -> list:
     "Pairs of an experiment that is not done and evaluations of an iteration, largest first. Raises `ValueError`."
     experiments = list(experiments)
-    if not experiments: raise ValueError("nothing to run: the list of experiments is empty")
+    if not experiments:
+        raise ValueError("nothing to run: the list of experiments is empty")
     store = open_store(store)
-    left = [e for e in experiments if not _is_done(store / e.name)]
-    return sorted(((e, rehearse(e, device)) for e in left), key=lambda pair: -pair[0].iterations * pair[1])
+    left = [experiment for experiment in experiments if not _is_done(store / experiment.name, experiment)]
+    pairs = [(experiment, rehearse(experiment, device)) for experiment in left]
+    return sorted(pairs, key=_evaluations, reverse=True)
 
-def describe_sweep(experiments, work): # all of them; those to do, of `plan`
+
+def _evaluations(pair):
+    "Evaluations of a whole run."
+    experiment, of_an_iteration = pair
+    return experiment.iterations * of_an_iteration
+
+
+def describe_sweep(
+    experiments,  # all of them
+    work,         # those to do, of `plan_sweep`
+) -> str:
     "What a sweep is going to do, in a sentence."
-    evaluations = sum(e.iterations * nfe for e, nfe in work)
-    return (f"{len(experiments)} runs ({sum(len(e.seeds) for e in experiments)} models), {len(experiments) - len(work)} of "
-            f"them done; to do: {len(work)} runs, about {evaluations:.3g} evaluations of the field in training")
+    models = sum(len(experiment.seeds) for experiment in experiments)
+    evaluations = sum(map(_evaluations, work))
+    return (f"{len(experiments)} runs ({models} models), {len(experiments) - len(work)} of them done; to do: "
+            f"{len(work)} runs, about {evaluations:.3g} evaluations of the field in training")
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #cefd615c
 def _check_jobs(jobs):
     "Number of processes, all cores of this process by default."
-    if jobs is None: return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if jobs is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ValueError(f"jobs must be a whole number, at least 1, got {jobs!r}: leave it out for one process a core")
+        raise ValueError(f"jobs must be a whole number, at least 1, got {jobs!r}: leave it out for one process per core")
     return jobs
+
 
 def _connect(scheduler):
     "A client of the Dask scheduler at an address. Raises `ValueError` when it does not answer."
-    try: from distributed import Client
-    except ImportError: raise ValueError("a scheduler needs Dask: pip install neuralode_resnet[cluster]") from None
-    try: return Client(scheduler, timeout=5, set_as_default=False)
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("a scheduler needs Dask: pip install neuralode_resnet[cluster]") from None
+    try:
+        return Client(scheduler, timeout=5, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, and give the address "
-                         f"that it prints ({type(error).__name__})") from None
+        raise ValueError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, and give the "
+                         f"address that it prints ({type(error).__name__})") from None
+
 
 @contextmanager
 def _workers(jobs, scheduler):
     "Within the block joblib's work goes to local processes, or to the workers of a scheduler."
     if scheduler is None:
-        with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=20): yield
+        with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=20):
+            yield
     else:
-        with _connect(scheduler) as client, parallel_config(backend="dask", client=client): yield
+        with _connect(scheduler) as client, parallel_config(backend="dask", client=client):
+            yield
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #912dd84f
-_TAKEN = "taken" # the outcome of a run that another process works on
+_TAKEN = "taken"  # the outcome of a run that another process works on
+
 
 def _attempt(experiment, store, parent, options):
     "Name and outcome of one run: `None` if it is done, `_TAKEN`, or why it failed."
-    def orphaned(): return parent is not None and os.getppid() != parent
+
+    def orphaned():
+        return parent is not None and os.getppid() != parent
+
     def stop_if_orphaned(run):
-        if orphaned(): run.stop = "the parent process has gone"
+        if orphaned():
+            run.stop = "the parent process has gone"
+
     outcome = None
-    try: run(experiment, store, callbacks=[stop_if_orphaned], **options)
-    except RunIsTaken: outcome = _TAKEN
-    except Exception as error: outcome = f"{type(error).__name__}: {error}"
-    if orphaned(): os._exit(1) # nobody is left to hear the outcome, or to give out more
+    try:
+        run(experiment, store, callbacks=[stop_if_orphaned], **options)
+    except RunIsTaken:
+        outcome = _TAKEN
+    except Exception as error:
+        outcome = f"{type(error).__name__}: {error}"
+    if orphaned():
+        os._exit(1)  # no process is left to hear the outcome, or to give out more
     return experiment.name, outcome
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #23642427
 def _attempts(experiments, store, parent, options):
     "Outcomes by name of one attempt for each, in whatever order they end."
-    outcomes, how = {}, dict(batch_size=1, return_as="generator_unordered")
+    outcomes = {}
     for _ in range(3):
-        left = [e for e in experiments if e.name not in outcomes]
-        tasks = (delayed(_attempt)(e, store, parent, options) for e in left)
+        left = [experiment for experiment in experiments if experiment.name not in outcomes]
+        tasks = (delayed(_attempt)(experiment, store, parent, options) for experiment in left)
         try:
-            for name, outcome in Parallel(**how)(tasks): outcomes[name] = outcome
+            for name, outcome in Parallel(batch_size=1, return_as="generator_unordered")(tasks):
+                outcomes[name] = outcome
             return outcomes
-        except TerminatedWorkerError: pass
-    return {e.name: "TerminatedWorkerError: a process was ended from outside, three times; perhaps memory is short"
-            for e in experiments} | outcomes
+        except TerminatedWorkerError:
+            continue
+    reason = "TerminatedWorkerError: a process was ended from outside, three times; perhaps memory is short"
+    return {experiment.name: reason for experiment in experiments} | outcomes
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #a01381a4
 def _position(store, work):
     "Evaluations that are behind the runs in `work`."
-    return sum(nfe * (e.iterations if (store / e.name / "done.json").exists() else read_progress(store / e.name)) for e, nfe in work)
+    position = 0
+    for experiment, nfe in work:
+        folder = store / experiment.name
+        reached = experiment.iterations if (folder / "done.json").exists() else read_progress(folder)
+        position += nfe * reached
+    return position
+
 
 @contextmanager
 def _bar(store, work, progress):
     "Within the block a bar follows the runs in `work`, pairs of experiment and evaluations of one iteration."
-    ended, total = threading.Event(), sum(e.iterations * nfe for e, nfe in work)
+    ended = threading.Event()
+
     def follow(bar):
-        while not ended.wait(1): bar.update(_position(store, work) - bar.n)
+        while not ended.wait(1):
+            bar.update(_position(store, work) - bar.n)
         bar.update(_position(store, work) - bar.n)
+
+    total = sum(map(_evaluations, work))
     with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=not progress) as bar:
         thread = threading.Thread(target=follow, args=(bar,), daemon=True)
         thread.start()
-        try: yield
+        try:
+            yield
         finally:
             ended.set()
             thread.join()
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #bdc1cfae
-def sweep(experiments,        # a list of `Experiment`s
-          store,              # folder of all runs, made if it does not exist
-          jobs: int = None,   # processes, one a core by default
-          scheduler=None,     # address of a Dask scheduler, "tcp://host:8786", in place of processes
-          progress=True,      # say what is to do, and show a bar
-          **options):         # `device`, `tensorboard` of `run`
+def sweep(
+    experiments,            # a list of `Experiment`s
+    store,                  # folder of all runs, made if it does not exist
+    jobs: int = None,       # processes, one per core by default
+    scheduler=None,         # address of a Dask scheduler, "tcp://host:8786", in place of processes
+    progress: bool = True,  # say what is to do, and show a bar
+    **options,              # `device`, `tensorboard` of `run`
+) -> dict:
     "Run what is not done; returns `{name: reason}` of what failed. Raises `ValueError` before anything starts."
-    jobs, experiments = _check_jobs(jobs), list(experiments)
-    work, store = plan_sweep(experiments, store, options.get("device", "cpu")), open_store(store)
-    if progress: print(describe_sweep(experiments, work), flush=True)
-    left, failed = [e for e, _ in work], {}
+    jobs = _check_jobs(jobs)
+    experiments = list(experiments)
+    work = plan_sweep(experiments, store, options.get("device", "cpu"))
+    store = open_store(store)
+    if progress:
+        print(describe_sweep(experiments, work), flush=True)
+    left = [experiment for experiment, _ in work]
+    failed = {}
     parent = os.getpid() if scheduler is None and jobs > 1 else None
     with _workers(jobs, scheduler), _bar(store, work, progress):
         while left:
             outcomes = _attempts(left, store, parent, options)
-            failed |= {name: why for name, why in outcomes.items() if why not in (None, _TAKEN)}
-            left = [e for e in left if outcomes[e.name] == _TAKEN]
-            if left: time.sleep(2)
+            failed |= {name: reason for name, reason in outcomes.items() if reason not in (None, _TAKEN)}
+            left = [experiment for experiment in left if outcomes[experiment.name] == _TAKEN]
+            if left:
+                time.sleep(2)
     return failed
