@@ -1,19 +1,24 @@
 """The house rules, as functions of notebooks and modules. Each returns its complaints, one line each; none means kept.
 
-`test_house.py` applies them to this project, `test_house_can_fail.py` to small notebooks that break them.
+`test_house.py` applies them to this project, `test_house_can_fail.py` to small notebooks that break them. Names of modules
+are dotted names below the package, `solvers.steps`; a door is the package of a folder, `solvers`.
+`python tests/house.py -v` prints the density of the code, which nothing enforces.
 """
 import ast
+import functools
+import inspect
+import io
 import json
-import math
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
+from collections import defaultdict
 from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
-import numpy as np
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,16 +28,17 @@ SETTINGS = _parser["DEFAULT"]
 PACKAGE = SETTINGS["lib_name"]
 NBS, LIB = ROOT / SETTINGS["nbs_path"], ROOT / SETTINGS["lib_path"]
 
-MAX_CELLS = 60
-MAX_CODE_LINES = 300
-MAX_EXPORTED_LINES, MAX_EXPORTED_LINES_P90 = 45, 20
-PROSE_PER_CODE = (0.5, 1.5)
-PROSE_WIDTH = 120  # a longer line of prose counts as the lines that it fills
+# from the ground to the roof: a door imports from those before it
+DOORS = ["files", "plots", "solvers", "datasets", "models", "training", "solver_swap", "crossing", "error_fan", "adaptation",
+         "audit", "valid_training", "experiments", "cli"]
+PAGES = ["paper", "tutorials", "zoo"]  # folders for readers: their notebooks need not be modules
+MAX_FLOORS = 8  # imports on the longest way down from a door
+MAX_COLUMNS = 110
 MAX_OUTPUT_KB = 300
 EMPTY_NAMES = {"utils", "core", "common", "types"}  # say nothing about what a module holds
 
 
-# Notebooks, cells, lines
+# Notebooks and cells
 
 def notebooks(
     folder: Path,
@@ -42,22 +48,36 @@ def notebooks(
     return sorted(path for path in folder.rglob("*.ipynb") if not ignored(path))
 
 
-def module_notebooks(folder: Path) -> list[Path]:
-    return [path for path in notebooks(folder) if path.parent == folder and path.stem != "index"]
+def module_notebooks(
+    folder: Path,
+) -> list[Path]:  # at any depth: those that export a module, or lie where only those may lie
+    def is_page(path):
+        return path.name == "index.ipynb" or path.relative_to(folder).parts[0] in PAGES
+    return [path for path in notebooks(folder) if module_name(path) or not is_page(path)]
 
 
-def notebook_id(path: Path) -> str:
-    return path.relative_to(NBS).with_suffix("").as_posix()
+def notebook_id(
+    path: Path,
+) -> str:  # below the folder of notebooks, without ending: `solvers/03_steps`
+    parts = path.with_suffix("").parts
+    start = len(parts) - parts[::-1].index(NBS.name) if NBS.name in parts else len(parts) - 1
+    return "/".join(parts[start:])
 
 
 def cells(path: Path, kind=None) -> list[tuple[str, nbformat.NotebookNode]]:
-    "Pairs of where a cell is (counted from 1, as in tracebacks) and the cell; `kind` is one of code, markdown, exported, shown."
-    nb = nbformat.read(path, as_version=4)
-    found = [(f"{path.stem}: cell {i}", cell) for i, cell in enumerate(nb.cells, 1)]
+    """Pairs of where a cell is (counted from 1, as in tracebacks) and the cell; `kind` is one of code, markdown, exported,
+    shown."""
+    found = _read(path, path.stat().st_mtime_ns)
     if kind in ("exported", "shown"):
         code = [(where, cell) for where, cell in found if cell.cell_type == "code"]
         return [(where, cell) for where, cell in code if is_exported(cell) == (kind == "exported")]
     return [(where, cell) for where, cell in found if kind in (None, cell.cell_type)]
+
+
+@functools.cache
+def _read(path, time):
+    nb = nbformat.read(path, as_version=4)
+    return [(f"{notebook_id(path)}: cell {i}", cell) for i, cell in enumerate(nb.cells, 1)]
 
 
 def directives(cell) -> dict[str, str]:
@@ -68,52 +88,8 @@ def is_exported(cell) -> bool:
     return not directives(cell).keys().isdisjoint({"export", "exports", "exporti"})
 
 
-def code_lines(cell) -> int:
-    return sum(bool(line.strip()) and not re.match(r"\s*#\s*\|", line) for line in cell.source.splitlines())
-
-
-def prose_lines(cell) -> int:
-    return sum(math.ceil(len(line) / PROSE_WIDTH) for line in cell.source.splitlines() if line.strip())
-
-
 def syntax(source: str) -> ast.Module:
     return ast.parse(TransformerManager().transform_cell(source))
-
-
-# Budgets
-
-def too_many_cells(path):
-    n = len(cells(path))
-    return [f"{path.stem}: {n} cells, allowed {MAX_CELLS}"] if n > MAX_CELLS else []
-
-
-def too_much_code(path):
-    n = sum(code_lines(cell) for _, cell in cells(path, "code"))
-    return [f"{path.stem}: {n} lines of code, allowed {MAX_CODE_LINES}"] if n > MAX_CODE_LINES else []
-
-
-def long_exported_cells(path):
-    lengths = {where: code_lines(cell) for where, cell in cells(path, "exported")}
-    return [f"{where}: {n} exported lines, allowed {MAX_EXPORTED_LINES}"
-            for where, n in lengths.items() if n > MAX_EXPORTED_LINES]
-
-
-def mostly_long_exported_cells(path):
-    lengths = {where: code_lines(cell) for where, cell in cells(path, "exported")}
-    p90 = np.percentile([*lengths.values()], 90) if lengths else 0
-    if p90 <= MAX_EXPORTED_LINES_P90:
-        return []
-    longest = [f"{where}: {n} exported lines" for where, n in lengths.items() if n > MAX_EXPORTED_LINES_P90]
-    return [f"{path.stem}: 90th percentile of exported cells {p90:.1f} lines, allowed {MAX_EXPORTED_LINES_P90}", *longest]
-
-
-def unbalanced_prose(path):
-    prose = sum(prose_lines(cell) for _, cell in cells(path, "markdown"))
-    code = sum(code_lines(cell) for _, cell in cells(path, "code"))
-    ratio, (low, high) = prose / max(code, 1), PROSE_PER_CODE
-    if low <= ratio <= high:
-        return []
-    return [f"{path.stem}: {prose} lines of prose to {code} of code are {ratio:.2f}, allowed {low} to {high}"]
 
 
 def large_outputs(path):
@@ -122,27 +98,79 @@ def large_outputs(path):
     if total <= MAX_OUTPUT_KB:
         return []
     largest = max(sizes, key=sizes.get)
-    return [f"{path.stem}: stored outputs {total:.0f} KB, allowed {MAX_OUTPUT_KB}; "
+    return [f"{notebook_id(path)}: stored outputs {total:.0f} KB, allowed {MAX_OUTPUT_KB}; "
             f"the largest in {largest.split(': ')[1]}, {sizes[largest]:.0f} KB"]
 
 
 # Names and headings
 
-def module_name(path: Path) -> str | None:  # None: the notebook exports no module
+def module_name(
+    path: Path,
+) -> str | None:  # as the notebook says it, `solvers.__init__` for a door; None: it exports no module
     names = [directives(cell)["default_exp"] for _, cell in cells(path, "code") if "default_exp" in directives(cell)]
     return names[0].strip() if names else None
 
 
+def module_file(module: str, lib=LIB) -> Path:
+    return lib / f"{module.replace('.', '/')}.py"
+
+
+def dotted(module: str) -> str:
+    "As it is imported: `solvers.__init__` is `solvers`."
+    return module.removesuffix(".__init__")
+
+
+def wanted_module(path: Path) -> str:
+    "What the path of a notebook promises: nbs/solvers/00_solvers is `solvers.__init__`, nbs/solvers/03_steps `solvers.steps`."
+    *folders, stem = notebook_id(path).split("/")
+    number, name = re.fullmatch(r"(\d*[a-z]?_)?(.*)", stem).groups()
+    is_door = folders and number == "00_" and name == folders[-1]
+    return ".".join([*folders, "__init__" if is_door else name])
+
+
 def misnamed_module(path):
-    number, name = re.fullmatch(r"(\d\d[a-z]?_)?(.*)", path.stem).groups()
-    module, complaints = module_name(path), []
-    if not number:
-        complaints.append(f"{path.stem}: no number; a notebook that is not a module belongs to a subfolder")
-    if module != name:
-        complaints.append(f"{path.stem}: default_exp is {module}, allowed {name}")
+    where, module, wanted = notebook_id(path), module_name(path), wanted_module(path)
+    *folders, name = dotted(wanted).split(".")
+    door = [*folders, name][0]
+    complaints = []
+    if not re.match(r"\d\d_", path.name):
+        complaints.append(f"{where}: no number of two digits and an underscore; a notebook that is not a module belongs to "
+                          f"{' or '.join(PAGES)}")
+    if module != wanted:
+        complaints.append(f"{where}: default_exp is {module}, allowed {wanted}")
     if name in EMPTY_NAMES:
-        complaints.append(f"{path.stem}: {name} does not say what the module holds")
+        complaints.append(f"{where}: {name} does not say what the module holds")
+    if door not in DOORS and door not in PAGES:
+        complaints.append(f"{where}: {door} is no door of this house; a new one gets its place in DOORS of tests/house.py")
     return complaints
+
+
+def rooms_named_after_contents(folder: Path):
+    "`audit.audit` would be hidden by the function that the door hands on under this name."
+    complaints = []
+    for path in module_notebooks(folder):
+        door, _, room = (module_name(path) or "").partition(".")
+        if room and room in _handed_on(folder, door):
+            complaints.append(f"{notebook_id(path)}: {room} is a name that the door {door} hands on: name the room otherwise")
+    return complaints
+
+
+def _handed_on(folder, door):
+    opening = folder / door / f"00_{door}.ipynb"
+    trees = [syntax(cell.source) for _, cell in cells(opening, "exported")] if opening.exists() else []
+    return {name for tree in trees for name in _list_named("_all_", tree)}
+
+
+def unclear_numbers(folder: Path):
+    "Numbers say the order within a folder, so each is there once, and has no letter behind it."
+    complaints, taken = [], defaultdict(list)
+    for path in notebooks(folder):
+        if found := re.match(r"(\d+)([a-z]?)_", path.name):
+            taken[path.parent, found[1]].append(path)
+            if found[2]:
+                complaints.append(f"{notebook_id(path)}: a letter behind its number, allowed two digits")
+    return complaints + [f"{' and '.join(map(notebook_id, paths))}: the number {number} is used twice"
+                         for (_, number), paths in taken.items() if len(paths) > 1]
 
 
 def missing_title(path):
@@ -156,27 +184,106 @@ def missing_title(path):
 
 # Imports
 
-def imported(nodes) -> list[str]:
-    "Dotted names of everything imported; relative imports count as ours."
+def imported(nodes, package="") -> list[str]:
+    "Dotted names of everything imported; relative imports start at `package`, the dotted name of ours that holds them."
     names = []
     for node in nodes:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            source = ".".join(filter(None, [PACKAGE if node.level else None, node.module]))
+            start = ".".join([PACKAGE, *filter(None, package.split("."))]).split(".") if node.level else []
+            source = ".".join([*start[:len(start) - max(node.level - 1, 0)], *filter(None, [node.module])])
             names += [f"{source}.{alias.name}" for alias in node.names]
     return names
 
 
+def ours(names: list[str], modules) -> set[str]:
+    "Those of `modules` that the imported names lead to: of `solvers.steps.march` the room, of `solvers.Solver` the door."
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == PACKAGE and len(parts) > 1:
+            known = [".".join(parts[1:end]) for end in range(2, len(parts) + 1)]
+            found.add(next((known_one for known_one in reversed(known) if known_one in modules), parts[1]))
+    return found
+
+
 def upward_imports(path):
-    "A module stands on those with smaller numbers only; this also keeps each decade off the next."
-    notebook_of = {module_name(other): other.stem for other in module_notebooks(path.parent)}
+    """A door stands on the doors before it, a room on those with smaller numbers behind the same door. The notebook of the
+    door itself may import its rooms. Cells that test obey as well."""
+    folder = path.parents[len(notebook_id(path).split("/")) - 1]
+    notebook_of = {dotted(module_name(other)): other for other in module_notebooks(folder) if module_name(other)}
+    me = dotted(wanted_module(path))
+    door = me.split(".")[0]
+    if door not in DOORS:  # `misnamed_module` says so
+        return []
+    package = me if me == door and path.parent != folder else me.rpartition(".")[0]
     complaints = []
     for where, cell in cells(path, "code"):
-        ours = {name.split(".")[1] for name in imported(ast.walk(syntax(cell.source))) if name.startswith(f"{PACKAGE}.")}
-        complaints += [f"{where}: imports {module} of {notebook_of[module]}, allowed notebooks before {path.stem}"
-                       for module in sorted(ours & notebook_of.keys()) if notebook_of[module] >= path.stem]
+        for module in sorted(ours(imported(ast.walk(syntax(cell.source)), package), notebook_of)):
+            other = module.split(".")[0]
+            if other not in DOORS:
+                complaints.append(f"{where}: imports {module}, which is no module of this house")
+            elif DOORS.index(other) > DOORS.index(door):
+                complaints.append(f"{where}: imports {module}, allowed doors before {door}")
+            elif other == door and me != door and (module == door or notebook_of[module].name >= path.name):
+                complaints.append(f"{where}: imports {module}, allowed rooms of {door} before {path.stem}")
+            elif other == door == me and path.parent == folder:
+                complaints.append(f"{where}: imports {module}, which is this notebook's own module")
     return complaints
+
+
+def import_graph(
+    lib=LIB,  # folder of a package
+) -> dict[str, set[str]]:  # for every module the modules of ours that it imports, inside functions too
+    files = {dotted(".".join(path.relative_to(lib).with_suffix("").parts)): path for path in sorted(lib.rglob("*.py"))}
+    files = {module: path for module, path in files.items() if module not in ("__init__", "_modidx")}
+    graph = {}
+    for module, path in files.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        names = imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), package)
+        graph[module] = ours(names, files) - {module}
+    return graph
+
+
+def doors_of(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    "The same graph seen from outside: which door imports from which."
+    doors = defaultdict(set)
+    for module, others in graph.items():
+        door = module.split(".")[0]
+        doors[door] |= {other.split(".")[0] for other in others} - {door}
+    return dict(doors)
+
+
+def circles(graph: dict[str, set[str]]):
+    complaints, done = [], set()
+
+    def visit(module, way):
+        if module in way:
+            circle = [*way[way.index(module):], module]
+            complaints.append(f"a circle of imports: {' -> '.join(circle)}")
+        elif module not in done:
+            for other in sorted(graph.get(module, ())):
+                visit(other, [*way, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, [])
+    return complaints
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    "The longest way down, from the roof to the ground, of a graph without circles."
+    @functools.cache
+    def below(module):
+        return max(([module, *below(other)] for other in sorted(graph.get(module, ()))), key=len, default=[module])
+    return max((below(module) for module in sorted(graph)), key=len, default=[])
+
+
+def many_floors(graph: dict[str, set[str]]):
+    chain = longest_chain(doors_of(graph))
+    floors = len(chain) - 1
+    return [f"{floors} floors, allowed {MAX_FLOORS}: {' -> '.join(chain)}"] if floors > MAX_FLOORS else []
 
 
 def at_import_time(tree):
@@ -200,11 +307,33 @@ def heavy_imports(module: Path):
 
 # Public symbols
 
-def public_names(module: Path) -> list[str]:
-    for node in ast.parse(module.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+def _list_named(name, tree):
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     return []
+
+
+def public_names(module: Path) -> list[str]:
+    "Everything in `__all__`; a door hands on names that its rooms define."
+    return _list_named("__all__", ast.parse(module.read_text(encoding="utf-8")))
+
+
+def defined_names(module: Path) -> list[str]:
+    "Those of the public names that are defined here, not handed on from elsewhere."
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    handed_on = _list_named("_all_", tree)
+    return [name for name in _list_named("__all__", tree) if name not in handed_on]
+
+
+def names_defined_twice(lib=LIB):
+    "One name, one meaning: handing a name on is not defining it."
+    places = defaultdict(list)
+    for path in sorted(lib.rglob("*.py")):
+        for name in defined_names(path):
+            places[name].append(dotted(".".join(path.relative_to(lib).with_suffix("").parts)))
+    return [f"{name} is defined in {' and in '.join(modules)}: one name, one meaning"
+            for name, modules in sorted(places.items()) if len(modules) > 1]
 
 
 def names_in(tree) -> set[str]:
@@ -219,10 +348,28 @@ def asserts(tree) -> bool:
 
 
 def unasserted_symbols(path, lib=LIB):
+    if not module_name(path):  # `misnamed_module` says so
+        return []
     trees = [syntax(cell.source) for _, cell in cells(path, "shown")]
     used = set().union(*(names_in(tree) for tree in trees if asserts(tree)))
-    names = public_names(lib / f"{module_name(path)}.py")
-    return [f"{path.stem}: {name} is in no cell that asserts, allowed none" for name in names if name not in used]
+    names = defined_names(module_file(module_name(path), lib))
+    return [f"{notebook_id(path)}: {name} is in no cell that asserts, allowed none" for name in names if name not in used]
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def public_symbols(tree: ast.Module) -> list[tuple[str, ast.AST]]:
+    "Pairs of a name, `fit` or `Solver.parse`, and its node: public functions, public classes and what users call of these."
+    top = [node for node in tree.body if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and node.name[0] != "_"]
+    found = []
+    for node in top:
+        found.append((node.name, node))
+        inside = node.body if isinstance(node, ast.ClassDef) else []
+        found += [(f"{node.name}.{inner.name}", inner) for inner in inside
+                  if isinstance(inner, (*FUNCTIONS, ast.ClassDef)) and (inner.name[0] != "_" or inner.name == "__init__")
+                  and not any(re.fullmatch(r"\w+\.(setter|deleter)", ast.unparse(deco)) for deco in inner.decorator_list)]
+    return found
 
 
 def is_documented(node, source: str) -> bool:
@@ -232,18 +379,220 @@ def is_documented(node, source: str) -> bool:
 
 
 def undocumented_symbols(path):
-    kinds, complaints = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef), []
+    complaints = []
     for where, cell in cells(path, "exported"):
-        if "exporti" in directives(cell):
-            continue
-        top = [node for node in syntax(cell.source).body if isinstance(node, kinds)]
-        named = [(node.name, node) for node in top]
-        named += [(f"{cls.name}.{node.name}", node) for cls in top if isinstance(cls, ast.ClassDef)
-                  for node in cls.body if isinstance(node, kinds) and not re.search(r"\.setter", ast.unparse(node))]
-        public = [(name, node) for name, node in named if not any(part[0] == "_" for part in name.split("."))]
-        complaints += [f"{where}: {name} has neither docstring nor commented parameters"
-                       for name, node in public if not is_documented(node, cell.source)]
+        if "exporti" not in directives(cell):
+            complaints += [f"{where}: {name} has neither docstring nor commented parameters"
+                           for name, node in public_symbols(syntax(cell.source))
+                           if not name.endswith("__init__") and not is_documented(node, cell.source)]
     return complaints
+
+
+# Parameters
+
+def parameters(node) -> dict[str, ast.AST]:
+    "What a function, or the fields of a dataclass, ask of a caller; not `self` and its like."
+    if isinstance(node, ast.ClassDef):
+        bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+        if not is_dataclass(node) and "NamedTuple" not in bases:
+            return {}
+        return {field.target.id: field for field in node.body if isinstance(field, ast.AnnAssign) and is_field(field)}
+    args = node.args
+    every = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
+    return {arg.arg: arg for arg in filter(None, every) if arg.arg not in ("self", "cls")}
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(deco) for deco in node.decorator_list)
+
+
+def is_field(field: ast.AnnAssign) -> bool:
+    of_the_class = "ClassVar" in ast.unparse(field.annotation) or "KW_ONLY" in ast.unparse(field.annotation)
+    set_later = field.value is not None and "init=False" in ast.unparse(field.value).replace(" ", "")
+    return field.target.id[0] != "_" and not of_the_class and not set_later
+
+
+def comments(source: str) -> tuple[dict[int, str], set[int]]:
+    "The comment of each line that has one, and the lines that hold nothing else."
+    found, alone = {}, set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            found[token.start[0]] = token.string.lstrip("#").strip()
+            if not token.line[:token.start[1]].strip():
+                alone.add(token.start[0])
+    return found, alone
+
+
+def descriptions(
+    node,         # a function or a dataclass
+    source: str,  # that it was parsed from
+) -> dict[str, str]:  # for every parameter the comment beside it, or on the lines right above it; '' where there is none
+    found, alone = comments(source)
+    texts = {}
+    for name, place in parameters(node).items():
+        text, line = found.get(place.lineno, ""), place.lineno - 1
+        if place.lineno not in found:
+            above = []
+            while line in alone:
+                above.insert(0, found[line])
+                line -= 1
+            text = "\n".join(above)
+        texts[name] = text if re.search(r"\w", text) else ""
+    return texts
+
+
+def undescribed_parameters(path):
+    "A parameter has a line to itself, and a comment to itself."
+    complaints = []
+    for where, cell in cells(path, "exported"):
+        tree = syntax(cell.source)
+        for name, node in public_symbols(tree) if "exporti" not in directives(cell) else []:
+            places, texts = parameters(node), descriptions(node, cell.source)
+            lines = defaultdict(list)
+            for parameter, place in places.items():
+                lines[place.lineno].append(parameter)
+            returns = getattr(node, "returns", None)
+            complaints += [f"{where}: {name}: {' and '.join(together)} share a line, allowed one parameter a line"
+                           for together in lines.values() if len(together) > 1]
+            complaints += [f"{where}: {name}: {lines[returns.lineno][-1]} shares its line with what is returned"
+                           for _ in [1] if returns and returns.lineno in lines]
+            complaints += [f"{where}: {name}: {parameter} has no comment" for parameter, text in texts.items()
+                           if not text and len(lines[places[parameter].lineno]) == 1]
+    return complaints
+
+
+def misread_parameters(module):
+    """`docments`, which the site and notebooks show, has to find what the source says: each parameter's own comment. It
+    goes wrong where a comment stands beside a bracket, or at the end of a default of many lines."""
+    from fastcore.docments import docments
+    complaints = []
+    source = inspect.getsource(module)
+    for name, node in public_symbols(ast.parse(source)):
+        own = descriptions(node, source)
+        obj = functools.reduce(inspect.getattr_static, name.split("."), module)
+        obj = inspect.unwrap(getattr(obj, "__func__", obj))
+        if isinstance(obj, property) or isinstance(node, ast.ClassDef) and not is_dataclass(node):
+            continue
+        read = docments(obj, args_kwargs=True)
+        for parameter, text in own.items():
+            shown = " ".join((read.get(parameter) or "").split())
+            if shown != " ".join(text.split()) and text:
+                complaints.append(f"{module.__name__}: {name}: docments reads {shown!r} beside {parameter}, "
+                                  f"where the source says {text!r}")
+            elif not shown:
+                complaints.append(f"{module.__name__}: {name}: docments finds nothing beside {parameter}")
+    return complaints
+
+
+# Lines
+
+def crowded_lines(path):
+    "A statement has a line to itself: no `;`, nothing behind the colon of an `if`, a `for`, a `with`, a `def` or a `class`."
+    complaints = []
+    for where, cell in cells(path, "exported"):
+        lines = cell.source.splitlines()
+        for node in ast.walk(syntax(cell.source)):
+            if isinstance(node, ast.stmt):
+                before = lines[node.lineno - 1].encode()[:node.col_offset].decode()
+                if before.strip():
+                    complaints.append(f"{where}: '{lines[node.lineno - 1].strip()}' is more than one statement, allowed one a line")
+    return list(dict.fromkeys(complaints))
+
+
+def wide_lines(path):
+    return [f"{where}: a line of {len(line)} columns, allowed {MAX_COLUMNS}: '{line.strip()[:60]}…'"
+            for where, cell in cells(path, "exported") for line in cell.source.splitlines() if len(line) > MAX_COLUMNS]
+
+
+def wide_module_lines(module: Path):
+    "Of what nbdev writes itself, the claim and `__all__`, only nbdev can say where to break it."
+    text = module.read_text(encoding="utf-8")
+    cells_of_it = re.search(r"^# %% (?!auto)", text, re.MULTILINE)
+    first = text[:cells_of_it.start()].count("\n") + 1 if cells_of_it else len(text)
+    return [f"{module.name}: line {number} has {len(line)} columns, allowed {MAX_COLUMNS}"
+            for number, line in enumerate(text.splitlines(), 1) if number >= first and len(line) > MAX_COLUMNS]
+
+
+def density(
+    files: list[Path],
+) -> tuple[int, int]:  # nodes of the syntax trees, and lines of code: neither empty nor all comment
+    "Python marks each name as loaded or stored by a node more; these are not counted."
+    nodes = lines = 0
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        nodes += sum(not isinstance(node, ast.expr_context) for node in ast.walk(ast.parse(text)))
+        lines += sum(bool(line.strip()) and not line.strip().startswith("#") for line in text.splitlines())
+    return nodes, lines
+
+
+def density_report(lib=LIB) -> str:
+    "Syntax nodes per line: a row per module, the densest first, then the whole. fastcore has 6.9; nothing enforces it."
+    files = [path for path in sorted(lib.rglob("*.py")) if path.name != "_modidx.py"]
+    rows = [(*density([path]), dotted(".".join(path.relative_to(lib).with_suffix("").parts))) for path in files]
+    rows = sorted(((nodes / max(lines, 1), lines, name) for nodes, lines, name in rows if lines), reverse=True)
+    nodes, lines = density(files)
+    table = [f"{ratio:5.2f} {count:6d}  {name}" for ratio, count, name in rows]
+    return "\n".join(["nodes  lines  module", *table, f"{nodes / max(lines, 1):5.2f} {lines:6d}  all"])
+
+
+# Prose
+
+NAME = re.compile(r"`+([^`\n]+)`+")
+PATH_OF_NOTEBOOK = re.compile(r"(?:nbs/)?((?:\w+/)*\w+)\.ipynb|((?:\w+/)*\d\d[a-z]?_[a-z]\w*)")
+ENDINGS = {"csv", "html", "ini", "json", "md", "npz", "pdf", "png", "pt", "py", "svg", "toml", "txt", "yaml"}  # of files
+LINK_TO_NOTEBOOK = re.compile(r"\]\(([\w./-]+\.ipynb)(?:#[\w-]*)?\)")
+
+
+def names_without_thing(path: Path, folder=NBS, lib=LIB):
+    """Dotted names of the package and paths of notebooks, in backticks or links, that lead nowhere. `path` is a notebook or
+    a text; the names that it uses otherwise are its own business."""
+    if path.suffix == ".ipynb":
+        texts = [(where, cell.source) for where, cell in cells(path)]
+    else:
+        texts = [(f"{path.name}: line {number}", line)
+                 for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
+    complaints = []
+    for where, text in texts:
+        for name in NAME.findall(text):
+            if found := PATH_OF_NOTEBOOK.fullmatch(name):
+                stem = found[1] or found[2]
+                near = [folder / f"{stem}.ipynb", path.parent / f"{stem}.ipynb"]
+                if not any(place.exists() for place in near):
+                    complaints.append(f"{where}: `{name}` names a notebook that does not exist")
+            elif is_name_of_ours(name, lib) and not leads_somewhere(name, lib):
+                complaints.append(f"{where}: `{name}` names nothing in {PACKAGE}")
+        complaints += [f"{where}: links to {link}, which does not exist" for link in LINK_TO_NOTEBOOK.findall(text)
+                       if path.suffix == ".ipynb" and not (path.parent / link).exists()]
+    return complaints
+
+
+def is_name_of_ours(name: str, lib=LIB) -> bool:
+    "Dotted, and it begins with the package or with a door that is a folder: `files` and `plots` are words of their own."
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\(\))?", name):
+        return False
+    first, last = name.split(".")[0], name.split(".")[-1]
+    if last in ENDINGS:
+        return False
+    return first == PACKAGE or (lib / first / "__init__.py").exists()
+
+
+def leads_somewhere(name: str, lib=LIB) -> bool:
+    "A module, or a name at the top of one; what is behind a class is left to Python."
+    parts = name.removesuffix("()").removeprefix(f"{PACKAGE}.").split(".")
+    for end in range(len(parts), 0, -1):
+        place = lib.joinpath(*parts[:end])
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if file.exists():
+            return end == len(parts) or parts[end] in _top_names(file, file.stat().st_mtime_ns) or parts[end][0] == "_"
+    return False
+
+
+@functools.cache
+def _top_names(file, time):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {getattr(node, "name", "") for node in tree.body} | set(public_names(file))
+    return names | {found.id for node in tree.body for found in ast.walk(node)
+                    if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
 
 
 # Generated files
@@ -296,3 +645,17 @@ def owner_elsewhere(files: list[Path], user=SETTINGS["user"]):
 def unbounded_requirements(requirements: list[str]):
     return [f"settings.ini: {requirement}, allowed name>=version" for requirement in requirements
             if not re.fullmatch(r"[\w.-]+(\[\w+\])?>=[\d.]+", requirement)]
+
+
+def summary() -> str:
+    "What is checked, in numbers."
+    modules, every = module_notebooks(NBS), notebooks(NBS)
+    chain = longest_chain(doors_of(import_graph()))
+    return (f"{len(every)} notebooks, {len(modules)} of them modules; {len(chain) - 1} floors, allowed {MAX_FLOORS}: "
+            f"{' -> '.join(chain)}")
+
+
+if __name__ == "__main__":
+    print(summary())
+    if "-v" in sys.argv[1:]:
+        print(density_report())
