@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .precision import PRECISIONS, evaluated_in
+from .precision import PRECISIONS, evaluate_in
 
 # %% ../../nbs/models/02_fields.ipynb #5f386d6e
 class _DenseLayers:
@@ -116,7 +116,7 @@ class _Network(nn.Module):
 
     def forward(self, t, z):
         "f(z), like the state `z`; the time is not used."
-        with evaluated_in(self.precision, z.device.type): return self.net(z).to(z.dtype)
+        return evaluate_in(self.precision, self.net, z)
 
 # %% ../../nbs/models/02_fields.ipynb #7fa1bbff
 @cache
