@@ -88,11 +88,11 @@ class Experiment:
     lr: float = 1e-4                # learning rate of Adam
     batch_size: int = 128           # samples in a batch
     iterations: int = 10_000        # optimiser steps
-    adaptation: dict = None         # what adapts the solver: {"kind": a key of `schemes.ADAPTERS`, …}; nothing by default
+    adaptation: dict = None         # what adapts the solver: {"kind": a key of `schemes.ADAPTERS`, …}
     root: str = None                # folder of the images
     size: int = None                # side to which the images of an image_folder are scaled and cropped
     precision: str = "fp32"         # of an image field, one of `PRECISIONS`
-    draw: dict = None               # what is drawn: {"kind": a key of `schemes.DRAWS`, …}; nothing by default
+    draw: dict = None               # what is drawn: {"kind": a key of `schemes.DRAWS`, …}
 
     def __post_init__(self):
         for name, value in _one_form(self).items():
@@ -105,7 +105,8 @@ class Experiment:
 
     @property
     def scheme(self) -> Scheme:
-        "How the model is trained: solver, draw and adaptation. Raises `ValueError` for what does not go together."
+        """How the model is trained: solver, draw and adaptation.
+        Raises `ValueError` for what does not go together."""
         return Scheme(self.train_solver, self.draw, self.adaptation)
 
     def to_dict(self) -> dict:
@@ -135,7 +136,8 @@ def to_toml(
 def experiment_from(
     table: dict,  # keys are fields of `Experiment`
 ) -> Experiment:
-    "The `Experiment` that a table describes. Raises `ValueError` for unknown keys, missing ones and wrong values."
+    """The `Experiment` that a table describes.
+    Raises `ValueError` for unknown keys, missing ones and wrong values."""
     check_keys(table, [f.name for f in fields(Experiment)], "an experiment")
     missing = [f.name for f in fields(Experiment) if f.default is MISSING and f.name not in table]
     if missing:
@@ -187,6 +189,7 @@ def rehearse(
     "Field evaluations of one training iteration, all seeds together; raises what the training would raise."
     data, model, callbacks = prepare(experiment, device)
     history = fit(
-        model, data, 1, experiment.batch_size, experiment.lr, seed=experiment.seeds, progress=False, **callbacks,
+        model, data, 1, experiment.batch_size, experiment.lr, seed=experiment.seeds, progress=False,
+        **callbacks,
     )
     return int(history.nfe.sum())

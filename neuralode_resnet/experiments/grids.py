@@ -24,7 +24,8 @@ def solvers_around(
         counts = [max(1, round(train_solver.n_steps() * factor)) for factor in factors]
         solvers = [Solver(method, 1 / n) for method in methods for n in counts]
     elif train_solver.tol is None:
-        raise ValueError(f"{train_solver} has two tolerances, of which there are no multiples: give test_solvers")
+        raise ValueError(f"{train_solver} has two tolerances, of which there are no multiples: give "
+                         "test_solvers")
     else:
         tolerances = [float(f"{train_solver.tol * factor:.12g}") for factor in factors]
         solvers = [Solver(method, tol=tol) for method in methods for tol in tolerances]
@@ -59,7 +60,8 @@ def _with_tests(table):
     if "test_solvers" in table:
         raise ValueError("give test_solvers, or test_methods and test_factors, not both")
     if "train_solver" not in table:
-        raise ValueError("test_methods and test_factors are placed around the train_solver: give one, or a scheme")
+        raise ValueError("test_methods and test_factors are placed around the train_solver: give one, or "
+                         "a scheme")
     methods, factors = _check_around(table["test_methods"], table["test_factors"])
     rest = {key: value for key, value in table.items() if key not in _AROUND}
     return rest | {"test_solvers": solvers_around(table["train_solver"], methods, factors)}
@@ -89,9 +91,10 @@ def _product(table):
 
 # %% ../../nbs/experiments/02_grids.ipynb #59f7bee9
 def expand(
-    table: dict,  # fields of `Experiment`, `scheme`, `nfe`, `test_methods`, `test_factors`, and `grid`, a list of such tables
+    table: dict,  # fields of `Experiment`, keys that stand in for some, and `grid`, a list of such tables
 ) -> list:
-    "All experiments of a table with lists, each once. Raises `ValueError` for unknown keys, wrong values, empty grids."
+    """All experiments of a table with lists, each once.
+    Raises `ValueError` for unknown keys, wrong values, empty grids."""
     allowed = [*Experiment.__dataclass_fields__, *_SCHEME, *_AROUND]
     check_keys(table, [*allowed, "grid"], "a sweep")
     shared = {key: value for key, value in table.items() if key != "grid"}

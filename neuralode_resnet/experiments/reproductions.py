@@ -22,7 +22,8 @@ _TOLERANCES = [f"1e-{k}" for k in range(1, 7)]
 def _fixed(data, method, tests, steps=_STEPS, **more):
     "Training at 1/K for K in `steps`, tested at the paper's factors of K."
     solvers = [f"{method}@1/{n}" for n in steps]
-    return dict(data=data, train_solver=solvers, test_methods=tests, test_factors=[.5, .75, 1, 1.5, 2], **more)
+    factors = [.5, .75, 1, 1.5, 2]
+    return dict(data=data, train_solver=solvers, test_methods=tests, test_factors=factors, **more)
 
 
 def _adaptive(data, method, tests, tolerances=_TOLERANCES, **more):
@@ -32,9 +33,12 @@ def _adaptive(data, method, tests, tolerances=_TOLERANCES, **more):
 
 
 def _images(data):
-    "The paper's grids on a set of images, one run per seed, and training with a step that adapts itself (§4, §5)."
-    paper = dict(channels=128, batch_size=256, iterations=7800, grid=[dict(seeds=[seed]) for seed in range(5)])
-    adapted = dict(train_solver=["euler@1/16"], test_solvers=["midpoint@1/64", "rk4@1/64"], adaptation=dict(kind="step"))
+    """The paper's grids on a set of images, one run per seed, and training with a step that adapts itself
+    (§4, §5)."""
+    one_by_one = [dict(seeds=[seed]) for seed in range(5)]
+    paper = dict(channels=128, batch_size=256, iterations=7800, grid=one_by_one)
+    tests = ["midpoint@1/64", "rk4@1/64"]
+    adapted = dict(train_solver=["euler@1/16"], test_solvers=tests, adaptation=dict(kind="step"))
     return {
         f"{data}_euler": _fixed(data, "euler", ["euler", "midpoint", "rk4"], [1, *_STEPS[:6]], **paper),
         f"{data}_dopri5": _adaptive(data, "dopri5", ["dopri5"], _TOLERANCES[:5], **paper),
@@ -96,7 +100,8 @@ def reproduce(
     more: dict = None,    # further fields of its experiments, as for `grids_of`
     **options,            # of `sweep`
 ) -> dict:
-    "Run what is not done, write a CSV for every grid that is complete; returns `{name: reason}` of what failed."
+    """Run what is not done, write a CSV for every grid that is complete;
+    returns `{name: reason}` of what failed."""
     grids = grids_of(target, quick, **more or {})
     store = Path(out, "runs")
     failed = sweep([experiment for part in grids.values() for experiment in part], store, **options)
@@ -104,5 +109,6 @@ def reproduce(
         if any(experiment.name in failed for experiment in experiments):
             continue
         rows = collect(store, experiments).assign(command=command)
-        write_text(Path(out, f"{name}.csv"), rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_text(Path(out, f"{name}.csv"), text)
     return failed

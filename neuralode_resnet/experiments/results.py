@@ -24,7 +24,8 @@ _MADE_BY = ("version", "torch", "commit", "machine", "threads")
 def read_result(
     folder: Path,  # of a run
 ) -> pd.DataFrame:
-    "Rows of a finished run, one per seed and test solver, with configuration and provenance. `StoreError` if not done."
+    """Rows of a finished run, one per seed and test solver, with configuration and provenance.
+    `StoreError` if not done."""
     done = check_done(folder)
     if done is None:
         raise StoreError(f"{folder} is not done")
@@ -44,7 +45,8 @@ def collect(
     path,              # of a store, a run folder, or the folder that `reproduce --out` was given
     experiments=None,  # only these, of a store; all by default
 ) -> pd.DataFrame:
-    "One tidy data frame of all finished runs; damaged ones in `.attrs['damaged']`. `ValueError` if none can be read."
+    """One tidy data frame of all finished runs; damaged ones in `.attrs['damaged']`.
+    `ValueError` if none can be read."""
     if experiments is None:
         folders = find_runs(path)
     else:
@@ -83,7 +85,8 @@ def read_trained(
     device="cpu",      # where model and data go
     seed: int = None,  # of another draw of the data; that of the run by default
 ):
-    "The trained model or ensemble of a run, and its data. Raises `StoreError` if training has not ended, or for damage."
+    """The trained model or ensemble of a run, and its data.
+    Raises `StoreError` if training has not ended, or for damage."""
     if not (folder / "model.pt").is_file():
         raise StoreError(f"{folder} holds no trained model: its training has not ended")
     check_done(folder)
@@ -127,6 +130,7 @@ def _state(folder):
 def status(
     path,  # of a store, a run folder, or the folder that `reproduce --out` was given
 ) -> pd.DataFrame:
-    "Data frame: run, state (done, running, interrupted, failed), iteration, reason. `StoreError` for another folder."
+    """Data frame: run, state (done, running, interrupted, failed), iteration, reason.
+    `StoreError` for another folder."""
     rows = [(folder.name, *_state(folder)) for folder in find_runs(path)]
     return pd.DataFrame(rows, columns=["run", "state", "iteration", "reason"])

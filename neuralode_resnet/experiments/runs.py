@@ -40,7 +40,8 @@ def _keep_block(folder, history, last):
     if not file.exists():
         write_text(file, text)
     elif file.read_bytes() != text.encode():
-        raise StoreError(f"{file} is not what the run recorded: move it away, and the same call writes it again")
+        raise StoreError(f"{file} is not what the run recorded: move it away, and the same call writes it "
+                         "again")
 
 # %% ../../nbs/experiments/04_runs.ipynb #d7eefa06
 class _Keeper:
@@ -75,7 +76,8 @@ class _Keeper:
 
 # %% ../../nbs/experiments/04_runs.ipynb #4433839d
 class TensorBoard:
-    "Callback of `fit`: loss and accuracy of every seed as TensorBoard events. `ValueError` if it is not installed."
+    """Callback of `fit`: loss and accuracy of every seed as TensorBoard events.
+    `ValueError` if it is not installed."""
 
     def __init__(
         self,
@@ -85,7 +87,8 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ValueError("TensorBoard is not installed: pip install neuralode_resnet[tensorboard]") from None
+            advice = "pip install neuralode_resnet[tensorboard]"
+            raise ValueError(f"TensorBoard is not installed: {advice}") from None
         self.make = SummaryWriter
         self.folder = folder
         self.every = every
@@ -111,8 +114,8 @@ def _train(experiment, folder, device, callbacks, progress):
     blocks = sorted(folder.glob("metrics-*.csv"))
     checkpoint = folder / "checkpoint.pt"
     if blocks and not checkpoint.exists():
-        raise StoreError(f"{checkpoint} is missing, although there is {blocks[-1].name}: move the folder away, and the "
-                         "run begins anew")
+        raise StoreError(f"{checkpoint} is missing, although there is {blocks[-1].name}: move the folder "
+                         "away, and the run begins anew")
     data, model, of_scheme = prepare(experiment, device)
     adapters = of_scheme["callbacks"]
     keeper = _Keeper(folder)
@@ -134,8 +137,15 @@ def _own_rows(model, data):
     rows = []
     for i, solver in enumerate(model.block.solvers):
         rows.append({
-            "member": i, "solver": str(solver), "method": solver.method, "step_size": solver.step_size, "tol": solver.tol,
-            "n_steps": steps[i].item(), "nfe": nfe[i].item(), "accuracy": accuracy[i].item(), "agreement": 1.,
+            "member": i,
+            "solver": str(solver),
+            "method": solver.method,
+            "step_size": solver.step_size,
+            "tol": solver.tol,
+            "n_steps": steps[i].item(),
+            "nfe": nfe[i].item(),
+            "accuracy": accuracy[i].item(),
+            "agreement": 1.,
         })
     return pd.DataFrame(rows)
 
@@ -209,7 +219,8 @@ def run_into(
     callbacks=(),               # more of them for `fit`
     progress: bool = False,     # show a bar
 ) -> Path:
-    "Train and test in `folder`, or go on with it; returns it. Raises `StoreError`, `TrainingError`, `RunStopped`."
+    """Train and test in `folder`, or go on with it; returns it.
+    Raises `StoreError`, `TrainingError`, `RunStopped`."""
     retain_memory()
     folder = Path(folder)
     if tensorboard:
@@ -233,5 +244,6 @@ def run(
     threads: int = 1,        # of PyTorch
     **options,               # `tensorboard`, `callbacks`, `progress` of `run_into`
 ) -> Path:
-    "Train and test in a folder of the store, or go on with it; returns the folder. Raises what `run_into` raises."
+    """Train and test in a folder of the store, or go on with it; returns the folder.
+    Raises what `run_into` raises."""
     return run_into(open_store(store) / experiment.name, experiment, device, threads, **options)

@@ -77,8 +77,8 @@ def open_store(
     found = list_visible(path) if path.exists() else []
     if found:
         more = " …" if len(found) > 4 else ""
-        raise StoreError(f"{path} is not a store, it holds {', '.join(found[:4])}{more}: name another folder, or one "
-                         "that does not exist")
+        raise StoreError(f"{path} is not a store, it holds {', '.join(found[:4])}{more}: name another "
+                         "folder, or one that does not exist")
     if not create:
         raise StoreError(f"{path} is not a store: there is nothing")
     path.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,7 @@ def environment(
     }
 
 # %% ../../nbs/experiments/03_store.ipynb #5340b870
+_SAME = ("data", "data_seed", "iterations", "batch_size", "lr", "channels", "gradient")
 _OPTIONAL = ("root", "size", "precision")  # keys that a run.json of before there were images does not have
 
 
@@ -159,18 +160,20 @@ def _experiment_of_older(file):
     settings = read_note(file)
     try:
         seeds = [settings["seed"] + i for i in range(settings["members"])]
-        table = {name: settings[name] for name in ("data", "data_seed", "iterations", "batch_size", "lr", "channels", "gradient")}
-        tests = better_solvers(Solver.parse(settings["solver"]))
+        table = {name: settings[name] for name in _SAME}
+        solver = Solver.parse(settings["solver"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"it does not say how the run was made ({type(error).__name__}: {error})") from None
     given = {name: settings[name] for name in _OPTIONAL if settings.get(name) is not None}
-    return experiment_from(table | given | {"train_solver": settings["solver"], "test_solvers": tests, "seeds": seeds})
+    tests = better_solvers(solver)
+    return experiment_from({**table, **given, "train_solver": solver, "test_solvers": tests, "seeds": seeds})
 
 
 def read_experiment(
     folder: Path,  # of a run, also of one that an earlier version wrote
 ) -> Experiment:
-    "The experiment of a run folder. Raises `StoreError` for a damaged one, and in a store for one under a wrong name."
+    """The experiment of a run folder.
+    Raises `StoreError` for a damaged one, and in a store for one under a wrong name."""
     folder = Path(folder).absolute()
     file, older = folder / "experiment.toml", folder / "run.json"
     is_older = older.exists() and not file.exists()
@@ -180,8 +183,8 @@ def read_experiment(
         name = older if is_older else file
         raise StoreError(f"{name} is damaged: {error}; move the folder away") from None
     if is_in_store(folder) and folder.name != experiment.name:
-        raise StoreError(f"{file} is not the experiment that names its folder, but {experiment.name}: it was changed, "
-                         "exchanged or copied; move the folder away, or change it back")
+        raise StoreError(f"{file} is not the experiment that names its folder, but {experiment.name}: it "
+                         "was changed, exchanged or copied; move the folder away, or change it back")
     return experiment
 
 
@@ -199,13 +202,17 @@ PASSING = ("checkpoint.pt", "progress.json", "failed.json")  # not part of a res
 _OLDER = ("run.json", "history.csv")  # what earlier versions wrote
 
 
+def _fits(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def list_own(
     folder: Path,            # of a run
     patterns: tuple = None,  # of names; all files of a run by default
 ) -> list:
     "Names of the files in it that a run writes; what else lies there is not ours."
     patterns = patterns or (*RESULT, *PASSING, *_OLDER, "done.json")
-    return [name for name in list_visible(folder) if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in list_visible(folder) if _fits(name, patterns)]
 
 
 def sweep_leftovers(
@@ -214,8 +221,7 @@ def sweep_leftovers(
     "Remove the temporary files that a killed process has left in the folder, and no others."
     for path in folder.iterdir():
         found = re.fullmatch(r"\.(.+)\.\d+", path.name)
-        is_ours = found and any(fnmatch.fnmatchcase(found[1], pattern) for pattern in (*RESULT, *PASSING, "done.json"))
-        if is_ours and path.is_file():
+        if found and _fits(found[1], (*RESULT, *PASSING, "done.json")) and path.is_file():
             path.unlink()
 
 
@@ -224,8 +230,8 @@ def _check_versions(file, now):
     before = read_note(file)
     for what in ("format", "version", "torch"):
         if before.get(what) != now[what]:
-            raise StoreError(f"{file.parent} was begun with {what} {before.get(what)}, this is {now[what]}: go on with "
-                             "that one, or name another folder")
+            raise StoreError(f"{file.parent} was begun with {what} {before.get(what)}, this is "
+                             f"{now[what]}: go on with that one, or name another folder")
 
 
 def begin(
@@ -237,15 +243,16 @@ def begin(
     env, toml = folder / "environment.json", folder / "experiment.toml"
     begun = list_own(folder)
     if set(begun) & set(_OLDER):
-        raise StoreError(f"{folder} was written by an earlier version, in another format: it can be swapped and audited; "
-                         "name another folder to train")
+        raise StoreError(f"{folder} was written by an earlier version, in another format: it can be "
+                         "swapped and audited; name another folder to train")
     if not set(begun) - {env.name}:
         write_text(env, dumps(facts, indent=1) + "\n")
         write_text(toml, to_toml(experiment))
         return
     for file in (env, toml):
         if not file.exists():
-            raise StoreError(f"{file} is missing beside {', '.join(begun)}: move the folder away, and the run begins anew")
+            raise StoreError(f"{file} is missing beside {', '.join(begun)}: move the folder away, and the "
+                             "run begins anew")
     check_same(folder, experiment)
     _check_versions(env, facts)
 
@@ -257,8 +264,8 @@ def check_same(
     "Refuse a folder that holds another experiment. Raises `StoreError`, with the fields that differ."
     differences = list_differences(read_experiment(folder), experiment)
     if differences:
-        raise StoreError(f"{folder / 'experiment.toml'} says {'; '.join(differences)}: go on with the same settings, "
-                         "or name another folder")
+        raise StoreError(f"{folder / 'experiment.toml'} says {'; '.join(differences)}: go on with the "
+                         "same settings, or name another folder")
 
 # %% ../../nbs/experiments/03_store.ipynb #49b54ced
 _NEEDED = {"environment.json", "experiment.toml", "model.pt", "swap.csv"}  # files of every finished run
@@ -284,11 +291,12 @@ def _check_marker(file, done):
     kinds = {"wall_s": (int, float), "failed": dict, "sha256": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(done.get(name), kind)]
     if wrong:
-        raise StoreError(f"{file} is damaged (no {', '.join(wrong)}): restore it, or move the folder away and run again")
+        raise StoreError(f"{file} is damaged (no {', '.join(wrong)}): restore it, or move the folder away "
+                         "and run again")
     missing = _NEEDED - done["sha256"].keys()
     if missing:
-        raise StoreError(f"{file} is damaged (it does not know {', '.join(sorted(missing))}): restore it, or move the "
-                         "folder away and run again")
+        raise StoreError(f"{file} is damaged (it does not know {', '.join(sorted(missing))}): restore it, "
+                         "or move the folder away and run again")
 
 
 def check_done(
@@ -303,8 +311,8 @@ def check_done(
     present = list_own(folder)
     for name, digest in done["sha256"].items():
         if name not in present or _digest(folder / name) != digest:
-            raise StoreError(f"{folder / name} is missing or not what the run wrote: restore it, or move the folder away "
-                             "and run again")
+            raise StoreError(f"{folder / name} is missing or not what the run wrote: restore it, or move "
+                             "the folder away and run again")
     for name in ("checkpoint.pt", "progress.json"):
         with suppress(OSError):
             (folder / name).unlink()

@@ -38,7 +38,8 @@ def plan_sweep(
     store,         # a folder, made if it does not exist
     device="cpu",  # where they are to run
 ) -> list:
-    "Pairs of an experiment that is not done and evaluations of an iteration, largest first. Raises `ValueError`."
+    """Pairs of an experiment that is not done and evaluations of an iteration, largest first.
+    Raises `ValueError`."""
     experiments = list(experiments)
     if not experiments:
         raise ValueError("nothing to run: the list of experiments is empty")
@@ -70,7 +71,8 @@ def _check_jobs(jobs):
     if jobs is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ValueError(f"jobs must be a whole number, at least 1, got {jobs!r}: leave it out for one process per core")
+        raise ValueError(f"jobs must be a whole number, at least 1, got {jobs!r}: leave it out for one "
+                         "process per core")
     return jobs
 
 
@@ -83,8 +85,8 @@ def _connect(scheduler):
     try:
         return Client(scheduler, timeout=5, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, and give the "
-                         f"address that it prints ({type(error).__name__})") from None
+        raise ValueError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, and "
+                         f"give the address that it prints ({type(error).__name__})") from None
 
 
 @contextmanager
@@ -178,7 +180,8 @@ def sweep(
     progress: bool = True,  # say what is to do, and show a bar
     **options,              # `device`, `tensorboard` of `run`
 ) -> dict:
-    "Run what is not done; returns `{name: reason}` of what failed. Raises `ValueError` before anything starts."
+    """Run what is not done; returns `{name: reason}` of what failed.
+    Raises `ValueError` before anything starts."""
     jobs = _check_jobs(jobs)
     experiments = list(experiments)
     work = plan_sweep(experiments, store, options.get("device", "cpu"))

@@ -96,7 +96,8 @@ def _one_form(what, kind, name, value):
 
 
 def _check_table(what, table, kinds):
-    "The table of a draw or an adaptation with every default. Raises `ValueError` for what it should not hold."
+    """The table of a draw or an adaptation with every default.
+    Raises `ValueError` for what it should not hold."""
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
         raise ValueError(f"{what} must be a table with kind = {' or '.join(map(repr, kinds))}, got {table!r}")
     kind = table["kind"]
@@ -121,14 +122,14 @@ def _check_draw(solver, draw):
     "Refuse a draw that does not fit the solver."
     kind = draw["kind"]
     if kind in _NEEDS_STEPS and not solver.fixed:
-        raise ValueError(f"{solver} keeps a tolerance and no number of steps: a draw of kind {kind!r} needs a fixed step, "
-                         "for instance rk4@1/4; kind 'tolerance' draws a tolerance")
+        raise ValueError(f"{solver} keeps a tolerance and no number of steps: a draw of kind {kind!r} "
+                         "needs a fixed step, for instance rk4@1/4; kind 'tolerance' draws a tolerance")
     if kind == "tolerance" and solver.fixed:
         raise ValueError(f"{solver} has a fixed step and no tolerance: a draw of kind 'tolerance' needs one, "
                          "for instance dopri5@1e-3; kind 'depth' draws a number of steps")
     if kind == "method" and len({Solver.parse(text).fixed for text in [solver, *draw["solvers"]]}) > 1:
-        raise ValueError(f"solvers with a fixed step and under a tolerance cannot be drawn from one list: {solver} and "
-                         f"{', '.join(draw['solvers'])}")
+        raise ValueError("solvers with a fixed step and under a tolerance cannot be drawn from one list: "
+                         f"{solver} and {', '.join(draw['solvers'])}")
     if kind == "coarse_to_fine" and solver.n_steps() != draw["first"]:
         raise ValueError(f"a draw of kind 'coarse_to_fine' begins with {draw['first']} steps, {solver} has "
                          f"{solver.n_steps()}: write {solver.method}@1/{draw['first']}")
@@ -138,16 +139,17 @@ def _check_together(draw, adaptation):
     "Refuse an adaptation that a draw would not listen to."
     drawn, adapted = draw["kind"], adaptation["kind"]
     if drawn in _SETS_SOLVER:
-        raise ValueError(f"a draw of kind {drawn!r} sets the solver of every iteration, so adaptation {adapted!r} "
-                         "would change nothing: leave one of them out")
+        raise ValueError(f"a draw of kind {drawn!r} sets the solver of every iteration, so adaptation "
+                         f"{adapted!r} would change nothing: leave one of them out")
     if drawn == "depth" and adapted != "validity":
-        raise ValueError(f"a drawn depth does not follow adaptation {adapted!r}: kind 'validity' sets its range, "
-                         "or leave one of them out")
+        raise ValueError(f"a drawn depth does not follow adaptation {adapted!r}: kind 'validity' sets its "
+                         "range, or leave one of them out")
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #e8788cc0
 @dataclass(frozen=True)
 class Scheme:
-    "How a model is trained, in plain values. Raises `ValueError` for what cannot be trained, when it is made."
+    """How a model is trained, in plain values.
+    Raises `ValueError` for what cannot be trained, when it is made."""
     solver: str              # of the training: "rk4@1/4", or a `Solver`
     draw: dict = None        # {"kind": a key of `DRAWS`, …its arguments}; nothing is drawn by default
     adaptation: dict = None  # {"kind": a key of `ADAPTERS`, …its arguments}; nothing adapts by default
@@ -171,8 +173,8 @@ class Scheme:
 
     def to_dict(self) -> dict:
         "Plain values for TOML or JSON, without what is not used; `scheme_from` reads them."
-        values = {"name": self.name or None, "solver": self.solver, "draw": self.draw, "adaptation": self.adaptation}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {"name": self.name, "solver": self.solver, "draw": self.draw, "adaptation": self.adaptation}
+        return {name: value for name, value in values.items() if value}
 
     def make_draw(
         self,
@@ -205,7 +207,8 @@ class Scheme:
         iterations: int,   # of the whole training
         x: Tensor,         # first batch (batch, *state), members first in an ensemble; adapters start on it
     ) -> dict:
-        "New arguments `steps` and `callbacks` for `fit`: what draws, and a list of one started adapter or none."
+        """New arguments `steps` and `callbacks` for `fit`: what draws, and a list of one started adapter or
+        none."""
         draw = self.make_draw(iterations)
         adapter = self.make_adapter(model, draw)
         if adapter is None:
@@ -217,7 +220,8 @@ class Scheme:
 def scheme_from(
     table: dict,  # as `Scheme.to_dict` makes it, or less
 ) -> Scheme:
-    "The `Scheme` that a table describes. Raises `ValueError` for unknown keys, missing ones and wrong values."
+    """The `Scheme` that a table describes.
+    Raises `ValueError` for unknown keys, missing ones and wrong values."""
     check_keys(table, Scheme.__dataclass_fields__, "a scheme")
     if "solver" not in table:
         raise ValueError(f"a scheme needs a solver; given: {', '.join(table) or 'nothing'}")
@@ -233,7 +237,8 @@ def _depth_around(mean):
 def fixed_step_schemes(
     k: int = 16,  # evaluations of a solve in the mean, a multiple of 4
 ) -> list:
-    "The eighteen schemes with fixed-step methods that `paper/beyond` compares. Raises `ValueError` for other `k`."
+    """The eighteen schemes with fixed-step methods that `paper/beyond` compares.
+    Raises `ValueError` for other `k`."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 4 or k % 4:
         raise ValueError(f"k must be a multiple of 4, the evaluations of a step of rk4, got {k!r}")
     euler, midpoint, rk4 = f"euler@1/{k}", f"midpoint@1/{k // 2}", f"rk4@1/{k // 4}"
@@ -267,7 +272,8 @@ def fixed_step_schemes(
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #eb9cac57
 def tolerance_schemes() -> list:
-    "The eight schemes with adaptive methods that `paper/beyond` compares: four each of Dormand–Prince and Fehlberg."
+    """The eight schemes with adaptive methods that `paper/beyond` compares: four each of Dormand–Prince and
+    Fehlberg."""
     schemes = []
     for method in ("dopri5", "fehlberg2"):
         draw = {"kind": "tolerance", "low": 1e-5, "high": .1}
@@ -292,7 +298,8 @@ def slug_of(
 def named_schemes(
     k: int = 16,  # evaluations of a solve in the schemes with fixed steps, a multiple of 4
 ) -> dict:
-    "All schemes by the form of their names that a command line takes: recommended, paper, and 26 of `paper/beyond`."
+    """All schemes by the form of their names that a command line takes: recommended, paper, and 26 of
+    `paper/beyond`."""
     schemes = fixed_step_schemes(k)
     by_name = {scheme.name: scheme for scheme in schemes}
     first = {
