@@ -127,7 +127,7 @@ def _measure_together(protocol, scheme, seeds):
     model, history, adapter = train_scheme(protocol, scheme, seeds)
     frame = judge_training(protocol, model)
     frame = frame.assign(seed=seeds, wall_s=round(time.time() - start, 1), failure="")
-    frame["nfe"] = history.groupby("member").nfe.mean().to_numpy()
+    frame["nfe"] = history.groupby("member").nfe.mean().to_numpy(float)
     if adapter is None:
         return frame.assign(late_violations=math.nan, oscillation=0.)
     checks = stability(adapter.history)

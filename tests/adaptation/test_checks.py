@@ -20,11 +20,13 @@ WORKER = textwrap.dedent("""
     data = load("sphere2", seed=0)
     model = NeuralODE.for_data(data, solver, seed=0)
     with torch.no_grad():
-        for p in model.block.field.parameters(): p *= 2.5  # steep enough for solvers to differ
+        for weight in model.block.field.parameters():
+            weight *= 2.5  # steep enough for solvers to differ
     adapter = StepAdapter(model, "rk4", check_every=1) if "euler" in solver else ToleranceAdapter(model, check_every=1, tol=1e-2)
     part = slice(500 * rank, 500 * rank + 500)             # another half of the samples for each process
     adapter.start(data.x_train[part][:64])
-    if "euler" in solver: adapter.set_values([1.])         # coarser than Hairer allows, so that there is something to decide
+    if "euler" in solver:
+        adapter.set_values([1.])                           # coarser than Hairer allows, so that there is something to decide
     for i in range(12):
         batch = torch.randint(500, (24,), generator=torch.Generator().manual_seed(100 * rank + i))
         adapter.step(data.x_train[part][batch], data.y_train[part][batch])
