@@ -10,6 +10,7 @@ import random
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -580,3 +581,35 @@ def test_bad_input(words, model, options):
     width = 1 if "value" in words else 2
     with pytest.raises((ValueError, TypeError), match=words):
         audit(model, torch.randn(20, width), **options)
+
+
+# A target of the user's own
+
+class Series:
+    "z' = strength * sin(z) by a series of its own kind, which no target of this package knows."
+    def __init__(self, strength, steps=2):
+        self.strength, self.steps = strength, steps
+
+    def __call__(self, x):
+        for _ in range(self.steps):
+            x = x + self.strength / self.steps * torch.sin(x.flip(1))
+        return x
+
+
+class SeriesTarget(Target):
+    kind = "a series"
+    sees_solves = False
+
+    @contextmanager
+    def solving(self, level=0, higher=False, fields=None, change_field=None, **more):
+        before, self.model.steps = self.model.steps, max(1, round(self.model.steps * 2 ** level))
+        yield []
+        self.model.steps = before
+
+
+@pytest.mark.parametrize("strength, verdict", [(.001, "ODE"), (9., "ResNet")])
+def test_a_target_of_the_users_own_is_audited(strength, verdict):
+    model = Series(strength)
+    report = audit(SeriesTarget(model), POINTS, compare="class")
+    assert report.verdict == verdict, f"\n{report}"
+    assert model.steps == 2
