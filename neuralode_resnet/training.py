@@ -19,7 +19,8 @@ from .datasets import Data, as_states
 from neuralode_resnet.models import (
     CheckpointError, NeuralODE, check_precision, is_out_of_memory, memory_advice,
 )
-from .models.model import load_weights, read_safely, write_whole
+from .files import read_tensors, write_tensors
+from .models.model import load_weights
 from .solvers import native
 from .solvers.solver import SolveError, folded
 
@@ -133,15 +134,15 @@ def history_of(run: Run): # at any iteration
 # %% ../nbs/02_training.ipynb #775bfef8
 def save_run(run: Run, path): # a file name
     "Write everything that the rest of the run depends on, whole or not at all."
-    write_whole(dict(settings=run.settings, iteration=run.iteration, weights=run.model.state_dict(),
+    write_tensors(path, dict(settings=run.settings, iteration=run.iteration, weights=run.model.state_dict(),
                      optimizer=run.optimizer.state_dict(), batches=run.batches.state_dict(), failed=run.failed,
                      metrics=torch.stack(run.metrics), solver=run.model.block.solver_name,
-                     callbacks=[getattr(c, "state_dict", dict)() for c in run.callbacks]), path)
+                     callbacks=[getattr(c, "state_dict", dict)() for c in run.callbacks]))
 
 # %% ../nbs/02_training.ipynb #7f179a5e
 def resume_run(run: Run, path): # as made for the same settings; a file name
     "Go on where `path` was written. Raises `CheckpointError` if it is damaged or belongs to another run."
-    saved = read_safely(path, next(run.model.parameters()).device)
+    saved = read_tensors(path, next(run.model.parameters()).device)
     if "settings" not in saved: raise CheckpointError(f"{path} is not a checkpoint of a training")
     for name, value in run.settings.items():
         if saved["settings"].get(name) != value:
