@@ -25,7 +25,7 @@ from ..audit.report import as_json
 from ..audit.targets import modules_of
 from ..datasets import as_states, load
 from ..models import load_model, member
-from ..models.model import read_safely
+from ..files import read_tensors
 from ..plots import use_style
 
 # %% ../../nbs/cli/02_audit.ipynb #8f4dbc32
@@ -63,7 +63,7 @@ def find_data(name: str, seed: int = 0): # see the table above; of a data set of
     "Inputs and labels, or `None` for labels. Raises `ValueError`."
     if ":" in name: found = import_object(name)
     elif Path(name).is_file():
-        saved = read_safely(name)
+        saved = read_tensors(name)
         if "x" not in saved: raise ValueError(f"{name} holds {', '.join(saved)}; a tensor x is needed, and y for labels")
         found = saved["x"], saved.get("y")
     else: found = _test_samples(load(name, seed=seed))

@@ -12,108 +12,231 @@ import math
 import torch
 from torch import Tensor
 
-from .steps import Solution, SolveError, Step, combine, rk_step
+from neuralode_resnet.solvers.steps import (
+    Reading,
+    Solution,
+    SolveError,
+    Step,
+    as_time,
+    combine,
+    rk_step,
+    time_slack,
+)
 from .tableaus import Tableau
 
 # %% ../../nbs/solvers/04_control.ipynb #c9a8f1cc
-def sample_norm(z: Tensor): # (batch, *state)
-    "Mean over the batch of the Euclidean norm of each sample, a number (paper, Algorithm 2)."
-    return z.flatten(1).norm(dim=1).mean().item()
+def _as_number(value, what):
+    "A tensor of one element as a number. Raises `NotImplementedError` where torch.func.vmap has many in its place."
+    inner = value
+    while torch._C._functorch.is_functorch_wrapped_tensor(inner):
+        if torch._C._functorch.is_batchedtensor(inner):
+            raise NotImplementedError(
+                f"{what} is one number for the whole batch, which torch.func.vmap hides: "
+                "map over a solve with a fixed step, or solve the batch without vmap"
+            )
+        inner = torch._C._functorch.get_unwrapped(inner)
+    return value.item()
+
+
+def sample_norm(
+    z: Tensor,  # (batch, *state); a state with fewer than two axes is one sample
+):
+    "Returns the mean over the batch of the Euclidean norm of each sample, a number (paper, Algorithm 2); 0 of no samples."
+    samples = z.flatten(1) if z.dim() > 1 else z.reshape(1, -1)
+    if samples.numel() == 0:
+        return 0.0
+    return _as_number(samples.norm(dim=1).mean(), "the norm of the state")
 
 # %% ../../nbs/solvers/04_control.ipynb #ad5c2413
 @torch.no_grad()
-def initial_step_size(field,              # f(t, z)
-                      z: Tensor,          # initial state (batch, *state)
-                      order: int,         # order p of the method
-                      t: float = 0.,      # initial time
-                      norm=sample_norm,   # from a tensor like z to a number
-                      k=None,             # f(t, z), when it is known already
-                      direction: int = 1):# -1 when time runs backward
-    "Hairer's starting step, positive (Hairer, Nørsett, Wanner I, p. 169; paper, §6); NaN where f overflows. Two evaluations."
-    time = torch.tensor(t, dtype=torch.float64).to(z)
+def initial_step_size(
+    field,  # f(t, z)
+    z: Tensor,  # initial state (batch, *state)
+    order: int,  # order p of the method
+    t: float = 0.0,  # initial time
+    norm=sample_norm,  # from a tensor like z to a number
+    k: Tensor | None = None,  # f(t, z), when it is known already
+    direction: int = 1,  # -1 when time runs backward
+):
+    "Returns Hairer's starting step, positive; NaN where f overflows (Hairer, Nørsett, Wanner I, p. 169; paper, §6)."
+    time = as_time(t, z)
     k = field(time, z) if k is None else k
     d0, d1 = norm(z), norm(k)
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    if h0 == 0: return math.nan # the field is too large for its norm
-    d2 = norm(field(time + direction * h0, torch.add(z, k, alpha=direction * h0)) - k) / h0
+    if h0 == 0:
+        return math.nan  # the field is too large for its norm
+    trial = field(time + direction * h0, torch.add(z, k, alpha=direction * h0))
+    d2 = norm(trial - k) / h0
     steepest = max(d1, d2)
-    h1 = max(1e-6, 1e-3 * h0) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / (order + 1))
+    if steepest <= 1e-15:
+        h1 = max(1e-6, 1e-3 * h0)
+    else:
+        h1 = (0.01 / steepest) ** (1 / (order + 1))
     return min(100 * h0, h1)
 
 # %% ../../nbs/solvers/04_control.ipynb #dacc52ff
-def error_ratio(error: Tensor, # estimated error of the step
-                z: Tensor,     # state before the step
-                z1: Tensor,    # state after it
-                rtol: float, atol: float): # relative and absolute tolerance
-    "Root mean square of estimated over allowed error: a step is accepted at 1 or below."
+def error_ratio(
+    error: Tensor,  # estimated error of the step
+    z: Tensor,  # state before the step
+    z1: Tensor,  # state after it
+    rtol: float,  # relative tolerance
+    atol: float,  # absolute tolerance
+):
+    "Returns the root mean square of estimated over allowed error, 0 of no samples: a step is accepted at 1 or below."
+    if error.numel() == 0:
+        return 0.0
     allowed = torch.maximum(z.abs(), z1.abs()).mul_(rtol).add_(atol)
-    return torch.linalg.vector_norm(error.detach() / allowed).item() / math.sqrt(error.numel())
+    total = torch.linalg.vector_norm(error.detach() / allowed)
+    return _as_number(total, "the step size") / math.sqrt(error.numel())
 
 # %% ../../nbs/solvers/04_control.ipynb #104a809c
-STEP_SAFETY, MAX_GROWTH, MAX_SHRINK = 0.9, 10., 0.2 # torchdiffeq's limits
+STEP_SAFETY = 0.9  # torchdiffeq's factor on the step that the error allows
+MAX_GROWTH = 10.0  # of a step from one try to the next, as in torchdiffeq
+MAX_SHRINK = 0.2  # likewise
 
-def next_step_size(h: float,     # step size just tried
-                   ratio: float, # its `error_ratio`
-                   order: int):  # order of the method
-    "The step size to try next (torchdiffeq's controller). A non-finite ratio shrinks as far as allowed."
-    if ratio == 0: return h * MAX_GROWTH
-    if not math.isfinite(ratio): return h * MAX_SHRINK
-    return h * min(MAX_GROWTH, max(STEP_SAFETY * ratio ** (-1 / order), 1. if ratio < 1 else MAX_SHRINK))
+
+def next_step_size(
+    h: float,  # step size just tried
+    ratio: float,  # its `error_ratio`
+    order: int,  # order of the method
+):
+    "Returns the step size to try next (torchdiffeq's controller). A non-finite ratio shrinks as far as allowed."
+    if ratio == 0:
+        return h * MAX_GROWTH
+    if not math.isfinite(ratio):
+        return h * MAX_SHRINK
+    least = 1.0 if ratio < 1 else MAX_SHRINK
+    factor = STEP_SAFETY * ratio ** (-1 / order)
+    return h * min(MAX_GROWTH, max(factor, least))
 
 # %% ../../nbs/solvers/04_control.ipynb #79d2258b
 def _start(field, tableau, z, t, sign, rtol, atol):
     "First stage and signed starting step, with norms in units of the tolerance."
     scale = z.detach()
-    norm = lambda x: error_ratio(x, scale, scale, rtol, atol)
-    k = field(torch.tensor(t, dtype=torch.float64).to(z), z)
-    return k, sign * initial_step_size(field, scale, tableau.order - 1, t, norm, k.detach(), sign)
+
+    def norm(x):
+        return error_ratio(x, scale, scale, rtol, atol)
+
+    k = field(as_time(t, z), z)
+    h = initial_step_size(field, scale, tableau.order - 1, t, norm, k.detach(), sign)
+    return k, sign * h
 
 # %% ../../nbs/solvers/04_control.ipynb #bf109d4a
-def _check_progress(nfe, max_nfe, n_steps, t, h, finite):
-    "Raise `SolveError` when a further step makes no sense."
-    if not math.isfinite(h): raise SolveError(f"the state or the field is not finite at the start, t = {t:.6g}")
+def _why_no_progress(nfe, max_nfe, n_steps, t, h, ratio):
+    "A sentence when a further step makes no sense, else `None`."
+    if not math.isfinite(h):
+        return f"the state or the field is not finite at the start, t = {t:.6g}"
     if t + h == t:
-        reason = "" if finite else ", because the state or the field is not finite there"
-        raise SolveError(f"step size underflow in step {n_steps + 1}, at t = {t:.6g}: h = {h:.3g}{reason}. "
-                         "The problem may be stiff or discontinuous; a looser tolerance may pass")
+        reason = (
+            "" if math.isfinite(ratio) else ", because the state or the field is not finite there"
+        )
+        return (
+            f"step size underflow in step {n_steps + 1}, at t = {t:.6g}: h = {h:.3g}{reason}. "
+            "The problem may be stiff or discontinuous; a looser tolerance may pass"
+        )
     if nfe > max_nfe:
-        raise SolveError(f"max_nfe = {max_nfe} evaluations are not enough: t = {t:.6g} reached after {n_steps} steps "
-                         f"(h = {h:.3g}). Raise max_nfe, or loosen the tolerance")
+        return (
+            f"max_nfe = {max_nfe} evaluations are not enough: t = {t:.6g} reached after {n_steps} steps "
+            f"(h = {h:.3g}). Raise max_nfe, or loosen the tolerance"
+        )
+    return None
+
+
+def _find_culprits(z, z1, error, rtol, atol):
+    "Mask (batch,) of the samples that stopped a solve, from the last try; `None` without a batch axis."
+    if z.dim() < 2:
+        return None
+    with torch.no_grad():
+        allowed = torch.maximum(z.abs(), z1.abs()) * rtol + atol
+        ratios = (error / allowed).flatten(1).square().mean(1)
+        broken = ~(ratios.isfinite() & z1.flatten(1).isfinite().all(1))
+        if broken.any():
+            return broken
+        return ratios >= ratios.max() / 4
 
 # %% ../../nbs/solvers/04_control.ipynb #74f43bce
-def _attempts(field, tableau):
-    "A function that tries a step of size h from z at t, of which k is the first stage."
-    def attempt(t, z, h, k):
-        times = torch.tensor([t + c * h for c in tableau.c], dtype=torch.float64).to(z).unbind()
-        return rk_step(field, tableau, times, z, h, k)
-    return attempt
+def _readings(tableau, t, h, end, wanted):
+    "`Reading`s of a step from t to t + h for the output times that it reaches, which leave the list `wanted`."
+    slack = time_slack((t, end))
+    reached, readings = min(abs(h), abs(end - t)), []
+    while wanted and abs(wanted[0] - t) <= reached + slack:
+        time = wanted.pop(0)
+        if abs(time - t) <= slack:
+            readings.append(Reading(0.0))
+        elif abs(time - end) <= slack and reached < abs(h) + slack:
+            readings.append(Reading(1.0))
+        else:
+            x = (time - t) / h
+            readings.append(Reading(x, tableau.accurate_weights_at(x)))
+    return tuple(readings)
 
-# %% ../../nbs/solvers/04_control.ipynb #de9fd5b5
-def adaptive_march(field,            # f(t, z)
-                   tableau: Tableau, # a method with an error estimate
-                   z: Tensor,        # initial state (batch, *state)
-                   t_span: tuple,    # start and end time
-                   rtol: float, atol: float, # relative and absolute tolerance
-                   max_nfe: int,     # evaluations after which to give up
-                   nodes=None,       # a list that collects the state at every node
-                   attempt=None):    # (t, z, h, k) to z_{n+1} and the stages, by default an `rk_step`
-    "Solve under step control. Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`."
+
+def adaptive_march(
+    field,  # f(t, z)
+    tableau: Tableau,  # a method with an error estimate
+    z: Tensor,  # initial state (batch, *state)
+    t_span: tuple,  # start and end time
+    rtol: float,  # relative tolerance
+    atol: float,  # absolute tolerance
+    max_nfe: int,  # evaluations after which to give up
+    nodes: list | None = None,  # collects the state at every node
+    attempt=None,  # (t, z, h, k) to z_{n+1} and the stages, by default an `rk_step`
+    times: list = (),  # output times within `t_span`, in its direction
+    states: list | None = None,  # collects the state at the output times
+    beyond: bool = True,  # may the last step go beyond the end?
+):
+    "Solves under step control. Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`."
     attempt = attempt or _attempts(field, tableau)
-    (t, end), order = t_span, tableau.order
-    sign, grid, n_rejected, nfe, ratio = math.copysign(1., end - t), [], 0, 2, 0.
-    if nodes is not None: nodes.append(z)
+    t, end = t_span
+    sign = math.copysign(1.0, end - t)
+    grid, wanted, n_rejected, nfe, ratio = [], [*times], 0, 2, 0.0
+    if nodes is not None:
+        nodes.append(z)
     k, h = _start(field, tableau, z, t, sign, rtol, atol)
+    last_try = (z, z, k)
     while sign * (end - t) > 0:
-        _check_progress(nfe, max_nfe, len(grid), t, h, math.isfinite(ratio))
+        failure = _why_no_progress(nfe, max_nfe, len(grid), t, h, ratio)
+        if failure:
+            error = SolveError(failure)
+            error.samples, error.nfe = _find_culprits(*last_try, rtol, atol), nfe
+            raise error
+        ends_here = not beyond and sign * (t + h - end) > -time_slack((t, end))
+        if ends_here:
+            h = end - t
         z1, ks = attempt(t, z, h, k)
         first, nfe = nfe, nfe + tableau.stages - 1
-        with torch.no_grad(): ratio = error_ratio(combine(torch.zeros_like(z), ks, tableau.error, h), z, z1, rtol, atol)
+        with torch.no_grad():
+            estimate = combine(torch.zeros_like(z), ks, tableau.error, h)
+            ratio = error_ratio(estimate, z, z1, rtol, atol)
+        last_try = (z.detach(), z1.detach(), estimate)
         if ratio <= 1:
             x = (end - t) / h
-            weights = tableau.weights_at(x) if x < 1 else None
-            grid.append(Step(t, h, weights, reuse=True, first=first))
-            z, k, t = (combine(z, ks, weights, h) if weights else z1), ks[-1], t + h
-            if nodes is not None: nodes.append(z)
-        else: n_rejected += 1
-        h = next_step_size(h, ratio, order)
+            weights = tableau.weights_at(x) if x < 1 and not ends_here else None
+            readings = _readings(tableau, t, h, end, wanted)
+            grid.append(Step(t, h, weights, reuse=True, first=first, readings=readings))
+            z1 = combine(z, ks, weights, h) if weights else z1
+            for reading in readings:
+                states.append(
+                    combine(z, ks, reading.weights, h)
+                    if reading.weights
+                    else z
+                    if reading.x == 0
+                    else z1
+                )
+            z, k, t = z1, ks[-1], end if ends_here else t + h
+            if nodes is not None:
+                nodes.append(z)
+        else:
+            n_rejected += 1
+        h = next_step_size(h, ratio, tableau.order)
     return Solution(z, grid, nfe, n_rejected)
+
+# %% ../../nbs/solvers/04_control.ipynb #de9fd5b5
+def _attempts(field, tableau):
+    "A function that tries a step of size h from z at t, of which k is the first stage."
+
+    def attempt(t, z, h, k):
+        times = as_time([t + c * h for c in tableau.c], z).unbind()
+        return rk_step(field, tableau, times, z, h, k)
+
+    return attempt

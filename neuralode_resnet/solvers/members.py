@@ -6,56 +6,119 @@
 __all__ = ['joint_grid', 'integrate_members']
 
 # %% ../../nbs/solvers/09_members.ipynb #1f8f7366
+import math
+
 import torch
 from torch import Tensor
 
 from . import native
 from .gradients import march_checkpointed
-from .solver import SolveError, Solver, check_problem, folded, integrate
+from neuralode_resnet.solvers.solver import (
+    SolveError,
+    Solver,
+    _is_watched,
+    _keep_autocast,
+    check_problem,
+    folded,
+    integrate,
+)
 from .steps import Step, fixed_grid, grid_nfe, march
 
 # %% ../../nbs/solvers/09_members.ipynb #587251d4
-def joint_grid(grids: list, # one list of `Step`s a member, from `fixed_grid`
-               z: Tensor):  # state (member, batch, *state)
-    "The grids as one, for `march`: `t` and `h` of a step are tensors (member, 1, …), with h = 0 after a member's end."
-    longest, shape = max(grids, key=len), (-1, *[1] * (z.dim() - 1))
-    padded = [[(s.t, s.h) for s in grid] + [(grid[-1].t + grid[-1].h, 0.)] * (len(longest) - len(grid)) for grid in grids]
-    times, sizes = torch.tensor(padded, dtype=torch.float64, device=z.device).permute(2, 1, 0)
-    return [Step(t.view(shape), h.view(shape).to(z), reuse=step.reuse) for step, t, h in zip(longest, times, sizes)]
+def joint_grid(
+    grids: list,  # one list of `Step`s per member, from `fixed_grid`
+    z: Tensor,  # state (member, batch, *state)
+):
+    "Returns the grids as one, for `march`: t of a step is (member,), h (member, 1, …), with h = 0 after a member's end."
+    longest = max(grids, key=len)
+    padded = []
+    for grid in grids:
+        end = grid[-1].t + grid[-1].h
+        waiting = [(end, 0.0)] * (len(longest) - len(grid))
+        padded.append([(step.t, step.h) for step in grid] + waiting)
+    times, sizes = torch.tensor(padded, dtype=torch.float64).permute(2, 1, 0)
+    sizes = sizes.to(z.dtype).to(z.device)
+    shape = (-1, *[1] * (z.dim() - 1))
+    return [Step(t, h.view(shape), reuse=step.reuse) for step, t, h in zip(longest, times, sizes)]
 
 # %% ../../nbs/solvers/09_members.ipynb #d8ded427
-def _one_by_one(field, z, solvers, t_span, gradient):
+def _solve_one_by_one(field, z, solvers, t_span, **wishes):
     "Every member alone, through `field.view`; NaN where a solve fails."
-    ends, nfe, n_steps = [], [], []
+    ends, states, nfe, n_steps = [], [], [], []
     for i, (zi, solver) in enumerate(zip(z, solvers)):
         try:
-            solution = integrate(field.view(i), zi, solver, t_span, gradient=gradient)
-            done = solution.z, solution.nfe, solution.n_steps
-        except SolveError: done = torch.full_like(zi, torch.nan), float("nan"), float("nan")
-        for record, value in zip((ends, nfe, n_steps), done): record.append(value)
-    return torch.stack(ends), nfe, n_steps
+            solution = integrate(field.view(i), zi, solver, t_span, **wishes)
+            end, states_i = solution.z, solution.states
+            cost = solution.nfe, solution.n_steps if solution.grid else math.nan
+        except SolveError:
+            end, states_i, cost = torch.full_like(zi, math.nan), None, (math.nan, math.nan)
+        if states_i is None and wishes["times"] is not None:
+            states_i = end.expand(len(wishes["times"]), *end.shape)
+        ends.append(end)
+        states.append(states_i)
+        nfe.append(cost[0])
+        n_steps.append(cost[1])
+    result = torch.stack(ends) if wishes["times"] is None else torch.stack(states, 1)
+    return result, nfe, n_steps
 
-def _together(field, z, solvers, t_span, gradient):
+
+def _solve_together_natively(field, z, tableau, grids, gradient):
+    "The end state in native code, every member with its own grid, or `None` where that cannot be done."
+    if gradient != "backprop" or _is_watched():
+        return None
+    stack = folded(field, z, native_walk=True)
+    return native.solve(stack, tableau, grids, z) if native.usable(stack, z) else None
+
+
+def _solve_together(field, z, solvers, t_span, gradient):
     "Fixed steps of one method, every member its own: natively, or over the joint grid."
-    tableau, field = solvers[0].tableau, folded(field, z, gradient == "backprop")
+    tableau = solvers[0].tableau
     grids = [fixed_grid(tableau, t_span, solver.step_size) for solver in solvers]
-    if gradient == "backprop" and native.usable(field, z): end = native.solve(field, tableau, grids, z)
-    elif gradient == "checkpoint": end = march_checkpointed(field, tableau, joint_grid(grids, z), z)
-    else: end = march(field, tableau, joint_grid(grids, z), z)[0]
+    end = _solve_together_natively(field, z, tableau, grids, gradient)
+    if end is None:
+        evaluate = _keep_autocast(folded(field, z, native_walk=False), z)
+        joint = joint_grid(grids, z)
+        if gradient == "checkpoint" and not _is_watched():
+            end = march_checkpointed(evaluate, tableau, joint, z)
+        else:
+            end = march(evaluate, tableau, joint, z)[0]
     return end, [grid_nfe(tableau, grid) for grid in grids], [len(grid) for grid in grids]
 
 # %% ../../nbs/solvers/09_members.ipynb #a0dd5787
-def integrate_members(field,          # of an ensemble, with `view(i)`; t is (member,) where members are at different times
-                      z: Tensor,      # state (member, batch, *state)
-                      solvers: list,  # one `Solver` a member
-                      t_span=(0., 1.),# start and end time
-                      gradient: str = "backprop", # one of `GRADIENTS`
-                      max_nfe: int = 100_000): # evaluations of a member after which to give up, at a fixed step
-    "End states like z; evaluations and steps, a list each. Raises `ValueError` for a step that does not fit the interval."
-    for solver in set(solvers): check_problem(z, solver, t_span, max_nfe)
-    if not all(solver.fixed for solver in solvers) or gradient == "adjoint": walk = _one_by_one
-    elif len(set(solvers)) == 1:
-        solution = integrate(field, z, solvers[0], t_span, max_nfe=max_nfe, gradient=gradient, allow_nonfinite=True)
-        return solution.z, [solution.nfe] * len(z), [solution.n_steps] * len(z)
-    else: walk = _together if len({solver.method for solver in solvers}) == 1 else _one_by_one
-    return walk(field, z, solvers, t_span, gradient)
+def integrate_members(
+    field,  # of an ensemble, with `view(i)`; t is (member,) where members are at different times
+    z: Tensor,  # state (member, batch, *state)
+    solvers: list,  # one `Solver` per member
+    t_span: tuple = (0.0, 1.0),  # start and end time
+    gradient: str = "backprop",  # one of `GRADIENTS`
+    max_nfe: int = 100_000,  # evaluations of a member after which to give up
+    mark_unsolved: bool = False,  # under a tolerance: a sample that cannot be solved ends as NaN, instead of its member
+    times=None,  # output times; the first result is then (len(times), member, batch, *state)
+    jumps: tuple = (),  # times at which the field is discontinuous
+):
+    "Returns end states like z; evaluations and steps, a list each. Raises `ValueError` for a step that does not fit."
+    if torch.compiler.is_dynamo_compiling():
+        return _integrate_members_uncompiled(
+            field, z, solvers, t_span, gradient, max_nfe, mark_unsolved, times, jumps
+        )
+    numbers = tuple(map(float, t_span))
+    for solver in set(solvers):
+        check_problem(z, solver, numbers, max_nfe)
+    all_fixed = all(solver.fixed for solver in solvers)
+    one_method = len({solver.method for solver in solvers}) == 1
+    extra = dict(times=times, jumps=jumps, max_nfe=max_nfe, gradient=gradient)
+    if not all_fixed or gradient == "adjoint":
+        return _solve_one_by_one(field, z, solvers, t_span, mark_unsolved=mark_unsolved, **extra)
+    if len(set(solvers)) == 1:
+        solution = integrate(field, z, solvers[0], t_span, allow_nonfinite=True, **extra)
+        result = solution.z if times is None else solution.states
+        return result, [solution.nfe] * len(z), [solution.n_steps] * len(z)
+    has_numbers = not any(isinstance(t, Tensor) for t in t_span)
+    if one_method and times is None and not len(jumps) and has_numbers:
+        return _solve_together(field, z, solvers, numbers, gradient)
+    return _solve_one_by_one(field, z, solvers, t_span, mark_unsolved=mark_unsolved, **extra)
+
+
+_integrate_members_uncompiled = torch._disable_dynamo(
+    integrate_members
+)  # where torch.compile leaves its graph

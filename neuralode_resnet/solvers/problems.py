@@ -21,31 +21,51 @@ from torch import Tensor
 @dataclass(frozen=True, eq=False)
 class Problem:
     "An initial value problem z' = f(t, z), z(t0) = z0 that knows its solution. ValueError if it contradicts itself."
+
     name: str  # what tests and legends call it
-    field: Callable[[float, Tensor], Tensor]  # f(t, z): time (), state (batch, dim) -> (batch, dim), in the dtype of z
+    field: Callable  # f(t, z): time (), state (batch, dim) -> (batch, dim), in the dtype of z
     z0: Tensor  # initial state (batch, dim), float64
     t_span: tuple[float, float]  # (t0, t1)
     exact: Callable[[float], Tensor]  # t () -> solution (batch, dim), float64
-    step_sizes: tuple[float, ...] = (1/8, 1/16, 1/32, 1/64)  # here a method's order shows as the slope of its errors
+    step_sizes: tuple = (
+        1 / 8,
+        1 / 16,
+        1 / 32,
+        1 / 64,
+    )  # here a method's order shows as the slope of its errors
     stiff: bool = False  # True: stability, not accuracy, limits an explicit method's step
     labels: Tensor | None = None  # classes of the initial states (batch,), where they have any
     remark: str = ""  # what the problem is good for
 
     def __post_init__(self):
         if self.z0.ndim != 2 or not self.z0.is_floating_point():
-            raise ValueError(f"{self.name}: z0 must be floating and (batch, dim), "
-                             f"got {self.z0.dtype} {tuple(self.z0.shape)}; one state is z0[None]")
+            raise ValueError(
+                f"{self.name}: z0 must be floating and (batch, dim), "
+                f"got {self.z0.dtype} {tuple(self.z0.shape)}; one state is z0[None]"
+            )
         (t0, t1), z0 = self.t_span, self.z0
-        if t0 == t1: raise ValueError(f"{self.name}: the time span ({t0}, {t1}) is empty; give t1 != t0")
-        for what, z in ("field(t0, z0)", self.field(t0, z0)), ("exact(t0)", self.exact(t0)):
-            if z.shape != z0.shape: raise ValueError(f"{self.name}: {what} has shape {tuple(z.shape)}, "
-                                                     f"z0 has {tuple(z0.shape)}; they must agree")
+        if t0 == t1:
+            raise ValueError(f"{self.name}: the time span ({t0}, {t1}) is empty; give t1 != t0")
+        for what, z in (("field(t0, z0)", self.field(t0, z0)), ("exact(t0)", self.exact(t0))):
+            if z.shape != z0.shape:
+                raise ValueError(
+                    f"{self.name}: {what} has shape {tuple(z.shape)}, "
+                    f"z0 has {tuple(z0.shape)}; they must agree"
+                )
         if not torch.allclose(self.exact(t0), z0.double(), rtol=1e-6, atol=1e-9):
-            raise ValueError(f"{self.name}: exact(t0) is not z0; the solution must start where the problem does")
+            raise ValueError(
+                f"{self.name}: exact(t0) is not z0; the solution must start where the problem does"
+            )
 
-    def error(self, z: Tensor, t: float | None = None) -> float:
-        "Largest absolute difference of `z` (batch, dim) from the solution at `t`, by default at the end of `t_span`."
-        return (z.detach().cpu().double() - self.exact(self.t_span[1] if t is None else t)).abs().max().item()
+    def error(
+        self,
+        z: Tensor,  # a state (batch, dim)
+        t: float | None = None,  # its time, by default the end of `t_span`
+    ) -> float:
+        "Returns the largest absolute difference of `z` from the solution at `t`."
+        exact = self.exact(self.t_span[1] if t is None else t)
+        difference = z.detach().cpu().double() - exact
+        return difference.abs().max().item()
 
 # %% ../../nbs/solvers/01_problems.ipynb #b6420f9b
 def linear(
@@ -54,106 +74,177 @@ def linear(
     seed: int = 2,  # of the matrix and of the initial states
 ) -> Problem:
     "A random stable linear system `z' = A z` with `A` (dim, dim); solved by the matrix exponential."
-    if dim < 1 or batch < 1: raise ValueError(f"linear: dim and batch must be at least 1, got {dim} and {batch}")
+    if dim < 1 or batch < 1:
+        raise ValueError(f"linear: dim and batch must be at least 1, got {dim} and {batch}")
     draw = torch.Generator().manual_seed(seed)
     B, S, z0 = (torch.randn(n, dim, generator=draw, dtype=torch.float64) for n in (dim, dim, batch))
-    A = (S - S.T) / 2 ** .5 - B @ B.T / (2 * dim) - torch.eye(dim, dtype=torch.float64) / 4
-    return Problem("linear", lambda t, z: z @ A.T.to(z), z0, (0., 1.),
-                   lambda t: z0 @ torch.linalg.matrix_exp(A * t).T,
-                   remark="every term of a method's stability polynomial")
+    A = (S - S.T) / 2**0.5 - B @ B.T / (2 * dim) - torch.eye(dim, dtype=torch.float64) / 4
+    return Problem(
+        "linear",
+        lambda t, z: z @ A.T.to(z),
+        z0,
+        (0.0, 1.0),
+        lambda t: z0 @ torch.linalg.matrix_exp(A * t).T,
+        remark="every term of a method's stability polynomial",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #db68ff8b
 def rotation(
-    omega: float = 2.,  # angular speed, radians per unit time
+    omega: float = 2.0,  # angular speed, radians per unit time
 ) -> Problem:
     "Three states (3, 2) turned about the origin, anticlockwise for positive `omega`."
-    z0 = torch.tensor([[1., 0.], [0., .7], [-.3, -.3]], dtype=torch.float64)
-    quarter = torch.tensor([[0., -1.], [1., 0.]], dtype=torch.float64)  # turns by 90 degrees
-    return Problem("rotation", lambda t, z: omega * z @ quarter.T.to(z), z0, (0., 1.),
-                   lambda t: z0 @ torch.linalg.matrix_exp(omega * t * quarter).T,
-                   remark="radii are conserved; Euler's grow")
+    z0 = torch.tensor([[1.0, 0.0], [0.0, 0.7], [-0.3, -0.3]], dtype=torch.float64)
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)  # turns by 90 degrees
+    return Problem(
+        "rotation",
+        lambda t, z: omega * z @ quarter.T.to(z),
+        z0,
+        (0.0, 1.0),
+        lambda t: z0 @ torch.linalg.matrix_exp(omega * t * quarter).T,
+        remark="radii are conserved; Euler's grow",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #75344788
 def logistic(
-    rate: float = 3.,  # growth rate r, per unit time
+    rate: float = 3.0,  # growth rate r, per unit time
 ) -> Problem:
     "Logistic growth from four populations (4, 1), one of them above the capacity 1."
-    z0 = torch.tensor([[.05], [.3], [.6], [1.2]], dtype=torch.float64)
-    return Problem("logistic", lambda t, z: rate * z * (1 - z), z0, (0., 1.),
-                   lambda t: 1 / (1 + (1 / z0 - 1) * math.e ** (-rate * t)),
-                   remark="nonlinear order conditions")
+    z0 = torch.tensor([[0.05], [0.3], [0.6], [1.2]], dtype=torch.float64)
+    return Problem(
+        "logistic",
+        lambda t, z: rate * z * (1 - z),
+        z0,
+        (0.0, 1.0),
+        lambda t: 1 / (1 + (1 / z0 - 1) * math.e ** (-rate * t)),
+        remark="nonlinear order conditions",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #e23b54c1
 def _time(t, z):
     "`t` as a tensor () in the dtype and on the device of `z`."
     return torch.as_tensor(t, dtype=z.dtype, device=z.device)
 
+
 def seasonal(
     omega: float = 1.5,  # angular frequency of the growth rate, radians per unit time
 ) -> Problem:
     "Growth by season from three states (3, 1) on the time span (1/4, 5/4)."
-    z0, t0 = torch.tensor([[1.], [.4], [-.8]], dtype=torch.float64), .25
+    z0, t0 = torch.tensor([[1.0], [0.4], [-0.8]], dtype=torch.float64), 0.25
+
     def exact(t):
-        return z0 * torch.exp(_time(t, z0) - t0 + (torch.sin(omega * _time(t, z0)) - math.sin(omega * t0)) / omega)
-    return Problem("seasonal", lambda t, z: (1 + torch.cos(omega * _time(t, z))) * z, z0, (t0, t0 + 1), exact,
-                   remark="stage times, and a start that is not zero")
+        return z0 * torch.exp(
+            _time(t, z0) - t0 + (torch.sin(omega * _time(t, z0)) - math.sin(omega * t0)) / omega
+        )
+
+    return Problem(
+        "seasonal",
+        lambda t, z: (1 + torch.cos(omega * _time(t, z))) * z,
+        z0,
+        (t0, t0 + 1),
+        exact,
+        remark="stage times, and a start that is not zero",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #29dce103
 def stiff(
-    decay: float = -50.,  # the fast eigenvalue λ, negative, per unit time
-    omega: float = 5.,  # angular frequency of the slow solution
+    decay: float = -50.0,  # the fast eigenvalue λ, negative, per unit time
+    omega: float = 5.0,  # angular frequency of the slow solution
 ) -> Problem:
     "Prothero and Robinson's problem from three states (3, 1), the first on the slow solution cos(omega t)."
-    if not decay < 0: raise ValueError(f"stiff: decay must be negative, got {decay}; try -50")
-    z0 = torch.tensor([[1.], [1.5], [.8]], dtype=torch.float64)
+    if not decay < 0:
+        raise ValueError(f"stiff: decay must be negative, got {decay}; try -50")
+    z0 = torch.tensor([[1.0], [1.5], [0.8]], dtype=torch.float64)
+
     def field(t, z):
         t = _time(t, z)
         return decay * (z - torch.cos(omega * t)) - omega * torch.sin(omega * t)
+
     def exact(t):
         t = _time(t, z0)
         return torch.cos(omega * t) + (z0 - 1) * torch.exp(decay * t)
-    h = 2. ** -math.ceil(math.log2(2 * abs(decay)))
-    return Problem("stiff", field, z0, (0., 1.), exact, step_sizes=(h, h/2, h/4, h/8), stiff=True,
-                   remark="stability, not accuracy, limits the step")
+
+    h = 2.0 ** -math.ceil(math.log2(2 * abs(decay)))
+    return Problem(
+        "stiff",
+        field,
+        z0,
+        (0.0, 1.0),
+        exact,
+        step_sizes=(h, h / 2, h / 4, h / 8),
+        stiff=True,
+        remark="stability, not accuracy, limits the step",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #84601c08
 def reference(
     field: Callable[[float, Tensor], Tensor],  # f(t, z), z (batch, dim)
     z: Tensor,  # state at t0 (batch, dim)
-    t0: float,
-    t1: float,  # may lie before t0
+    t0: float,  # time of `z`
+    t1: float,  # time to go to; may lie before t0
 ) -> Tensor:
-    "The state at `t1` (batch, dim), float64: scipy's DOP853, rtol 1e-13, atol 1e-15. ValueError if it does not arrive."
-    if t0 == t1: return z.double()
-    def flat(t, y): return field(t, torch.from_numpy(y).view(z.shape)).numpy().ravel()
+    "Returns the state at `t1` (batch, dim), float64, by scipy's DOP853 at rtol 1e-13. ValueError if it cannot."
+    if t0 == t1:
+        return z.double()
+
+    def flat(t, y):
+        return field(t, torch.from_numpy(y).view(z.shape)).numpy().ravel()
+
     with torch.no_grad():
-        s = solve_ivp(flat, (float(t0), float(t1)), z.double().numpy().ravel(),
-                      "DOP853", (float(t1),), rtol=1e-13, atol=1e-15)
+        s = solve_ivp(
+            flat,
+            (float(t0), float(t1)),
+            z.double().numpy().ravel(),
+            "DOP853",
+            (float(t1),),
+            rtol=1e-13,
+            atol=1e-15,
+        )
     if not s.success or not np.isfinite(s.y).all():
-        raise ValueError(f"reference: no solution from t = {t0} to {t1}: {s.message}; shorten the time span")
+        raise ValueError(
+            f"reference: no solution from t = {t0} to {t1}: {s.message}; shorten the time span"
+        )
     return torch.from_numpy(s.y[:, -1]).view(z.shape)
 
 # %% ../../nbs/solvers/01_problems.ipynb #0d00c6db
 def xor_ellipses(
-    alpha: float = .5,  # growth of the first coordinate, per unit time
-    beta: float = .3,  # growth of the second
-    gamma: float = 4.,  # strength of the rotation
-    delta: float = 1.,  # exponent of the radius in it, at least 0
-    t1: float = 1.,  # end of the time span, which begins at 0
+    alpha: float = 0.5,  # growth of the first coordinate, per unit time
+    beta: float = 0.3,  # growth of the second
+    gamma: float = 4.0,  # strength of the rotation
+    delta: float = 1.0,  # exponent of the radius in it, at least 0
+    t1: float = 1.0,  # end of the time span, which begins at 0
 ) -> Problem:
     "Equation 4 of the paper on the XOR points (4, 2), with their labels; `exact` computes a `reference`."
-    if not delta >= 0: raise ValueError(f"xor_ellipses: delta must be at least 0, got {delta}: 0 turns all radii alike")
-    z0 = torch.tensor([[0., 0.], [1., 1.], [0., 1.], [1., 0.]], dtype=torch.float64)
+    if not delta >= 0:
+        raise ValueError(
+            f"xor_ellipses: delta must be at least 0, got {delta}: 0 turns all radii alike"
+        )
+    z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+
     def field(t, z):
         x, y, radius = z[..., 0], z[..., 1], torch.linalg.vector_norm(z, dim=-1)
-        return torch.stack([alpha * x + y, beta * y - gamma * radius ** delta * x], -1)
-    return Problem("xor_ellipses", field, z0, (0., t1), lambda t: reference(field, z0, 0., float(t)),
-                   step_sizes=(1/32, 1/64, 1/128, 1/256), labels=torch.tensor([0, 0, 1, 1]),
-                   remark="eq. 4: the error of a solver can separate XOR")
+        return torch.stack([alpha * x + y, beta * y - gamma * radius**delta * x], -1)
+
+    return Problem(
+        "xor_ellipses",
+        field,
+        z0,
+        (0.0, t1),
+        lambda t: reference(field, z0, 0.0, float(t)),
+        step_sizes=(1 / 32, 1 / 64, 1 / 128, 1 / 256),
+        labels=torch.tensor([0, 0, 1, 1]),
+        remark="eq. 4: the error of a solver can separate XOR",
+    )
 
 # %% ../../nbs/solvers/01_problems.ipynb #8ed2f778
-PROBLEMS = {"linear": linear, "rotation": rotation, "logistic": logistic, "seasonal": seasonal, "stiff": stiff,
-            "xor_ellipses": xor_ellipses}  # name -> function that makes it
+PROBLEMS = {
+    "linear": linear,
+    "rotation": rotation,
+    "logistic": logistic,
+    "seasonal": seasonal,
+    "stiff": stiff,
+    "xor_ellipses": xor_ellipses,
+}  # name -> function that makes it
+
 
 def problem(
     name: str,  # one of `PROBLEMS`
@@ -161,9 +252,12 @@ def problem(
 ) -> Problem:
     "The problem called `name`. ValueError with the nearest name if there is none."
     if name not in PROBLEMS:
-        near = difflib.get_close_matches(str(name), PROBLEMS, n=1, cutoff=0.)
-        raise ValueError(f"unknown problem {name!r}; nearest: {near[0]!r}; there are {', '.join(PROBLEMS)}")
+        near = difflib.get_close_matches(str(name), PROBLEMS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown problem {name!r}; nearest: {near[0]!r}; there are {', '.join(PROBLEMS)}"
+        )
     return PROBLEMS[name](**parameters)
+
 
 def smooth_problems() -> list[Problem]:
     "All problems that are not stiff, with default parameters."

@@ -14,32 +14,53 @@ from math import isclose, prod
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #3f3de1d5
 @cache
-def rooted_trees(n_nodes: int):  # number of nodes, at least 1
-    "All rooted trees with `n_nodes` nodes, each the sorted tuple of its subtrees (OEIS A000081 counts them)."
-    if n_nodes == 1: return ((),)
+def rooted_trees(
+    n_nodes: int,  # number of nodes, at least 1
+):
+    "Returns all rooted trees with `n_nodes` nodes, each the sorted tuple of its subtrees (OEIS A000081)."
+    if n_nodes == 1:
+        return ((),)
     smaller = [(size, tree) for size in range(1, n_nodes) for tree in rooted_trees(size)]
-    found = {tuple(sorted(tree for _, tree in children)) for count in range(1, n_nodes)
-             for children in combinations_with_replacement(smaller, count)
-             if sum(size for size, _ in children) == n_nodes - 1}
+    found = set()
+    for count in range(1, n_nodes):
+        for children in combinations_with_replacement(smaller, count):
+            if sum(size for size, _ in children) == n_nodes - 1:
+                found.add(tuple(sorted(tree for _, tree in children)))
     return tuple(sorted(found))
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #7a08634c
-def _n_nodes(tree): return 1 + sum(map(_n_nodes, tree))
-def _gamma(tree): return _n_nodes(tree) * prod(map(_gamma, tree))
+def _n_nodes(tree):
+    "The number of nodes of `tree`."
+    return 1 + sum(map(_n_nodes, tree))
+
+
+def _gamma(tree):
+    "The density γ of `tree`."
+    return _n_nodes(tree) * prod(map(_gamma, tree))
+
 
 def _phi(tree, a):
     "Elementary weights of `tree`, one number per stage."
     inner = [_phi(child, a) for child in tree]
-    return [prod(sum(a_ij * child[j] for j, a_ij in enumerate(row)) for child in inner) for row in a]
+    weights = []
+    for row in a:
+        branches = [sum(a_ij * child[j] for j, a_ij in enumerate(row)) for child in inner]
+        weights.append(prod(branches))
+    return weights
 
-def order_of(a,              # rows of the tableau, row i with i - 1 entries
-             b,              # weights, one per stage
-             up_to: int = 5, # highest order to test
-             tol: float = 1e-9): # allowed residual of a condition
-    "The order of consistency of the weights `b`, from the order conditions (Hairer, Nørsett, Wanner I, II.2.13)."
+
+def order_of(
+    a,  # rows of the tableau, row i with i - 1 entries
+    b,  # weights, one per stage
+    up_to: int = 5,  # highest order to test
+    tol: float = 1e-9,  # allowed residual of a condition
+):
+    "Returns the order of consistency of the weights `b` (order conditions; Hairer, Nørsett, Wanner I, II.2.13)."
     for order in range(1, up_to + 1):
         for tree in rooted_trees(order):
-            if not isclose(sum(map(prod, zip(b, _phi(tree, a)))), 1 / _gamma(tree), abs_tol=tol): return order - 1
+            sum_of_weights = sum(b_i * phi_i for b_i, phi_i in zip(b, _phi(tree, a)))
+            if not isclose(sum_of_weights, 1 / _gamma(tree), abs_tol=tol):
+                return order - 1
     return up_to
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #0ba0a20c
@@ -47,86 +68,172 @@ def _check(tableau):
     "Raise `ValueError` when the numbers of `tableau` contradict each other or the claimed order."
     name, stages = f"tableau {tableau.name}", len(tableau.b)
     if [len(row) for row in tableau.a] != list(range(stages)):
-        raise ValueError(f"{name}: row i of a must have i - 1 entries, got {[*map(len, tableau.a)]}")
-    for what, row, total in (("b", tableau.b, 1), ("error", tableau.error, 0), ("mid", tableau.mid, .5)):
+        raise ValueError(
+            f"{name}: row i of a must have i - 1 entries, got {[*map(len, tableau.a)]}"
+        )
+    for what, row, total in (
+        ("b", tableau.b, 1),
+        ("error", tableau.error, 0),
+        ("mid", tableau.mid, 0.5),
+    ):
         if row is not None and (len(row) != stages or not isclose(sum(row), total, abs_tol=1e-12)):
             raise ValueError(f"{name}: {what} must be {stages} numbers with sum {total}, got {row}")
-    if (order := order_of(tableau.a, tableau.b)) != tableau.order:
-        raise ValueError(f"{name}: claims order {tableau.order}, but its weights have order {order}")
+    order = order_of(tableau.a, tableau.b)
+    if order != tableau.order:
+        raise ValueError(
+            f"{name}: claims order {tableau.order}, but its weights have order {order}"
+        )
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #2b5994c8
 def _quartic_weights(b, mid, x):
     "Weights b(x) of the quartic through both ends, both slopes and the midpoint of a step."
-    bump = 16 * x**2 * (1 - x)**2                      # 1 at the middle, flat at both ends
-    end, start_slope, end_slope = x**2 * (3 - 2*x) - bump/2, x * (1 - x)**2 - bump/8, x**2 * (x - 1) + bump/8
-    w = [end * b_i + bump * m for b_i, m in zip(b, mid)]
+    bump = 16 * x**2 * (1 - x) ** 2  # 1 at the middle, flat at both ends
+    end = x**2 * (3 - 2 * x) - bump / 2
+    start_slope = x * (1 - x) ** 2 - bump / 8
+    end_slope = x**2 * (x - 1) + bump / 8
+    w = [end * b_i + bump * m_i for b_i, m_i in zip(b, mid)]
     return (w[0] + start_slope, *w[1:-1], w[-1] + end_slope)
+
+
+def _cubic_weights(b, x):
+    "Weights b(x) of the cubic through both ends and both slopes of a step (Hermite)."
+    end = x**2 * (3 - 2 * x)
+    w = [end * b_i for b_i in b]
+    return (w[0] + x * (1 - x) ** 2, *w[1:-1], w[-1] + x**2 * (x - 1))
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #8eeb3f34
 @dataclass(frozen=True)
 class Tableau:
     "An explicit Runge–Kutta method. Raises `ValueError` when the numbers contradict each other or the claimed order."
-    name: str            # as in `Solver("name", ...)`
-    order: int           # order of the weights b, at most 5
-    a: tuple             # s rows, row i with i - 1 entries
-    b: tuple             # s weights
-    error: tuple = None  # b - b̂, s numbers, for adaptive methods
-    mid: tuple = None    # weights of the state at the middle of the step, for dense output
 
-    def __post_init__(self): _check(self)
+    name: str  # as in `Solver("name", ...)`
+    order: int  # order of the weights b, at most 5
+    a: tuple  # s rows, row i with i - 1 entries
+    b: tuple  # s weights
+    error: tuple = None  # b - b̂, s numbers, for adaptive methods
+    mid: tuple = None  # weights of the state at the middle of the step, for dense output
+
+    def __post_init__(self):
+        _check(self)
 
     @property
     def stages(self):
         "Number of stages s."
         return len(self.b)
+
     @property
     def c(self):
         "Where in the step the stages are taken: s numbers, 0 at its start, 1 at its end."
         return tuple(map(sum, self.a))
+
     @property
     def adaptive(self):
         "Does the method estimate its own error?"
         return self.error is not None
+
     @property
     def fsal(self):
         "Is the last stage of a step the first one of the next?"
-        return self.stages > 1 and (*self.a[-1], 0.) == tuple(self.b)
+        return self.stages > 1 and (*self.a[-1], 0.0) == tuple(self.b)
 
-    def weights_at(self, x: float): # position in the step, 0 at its start, 1 at its end
-        "Weights b(x) of dense output, s numbers with sum x: z(t + x h) = z + h Σ b_i(x) k_i. Needs `mid`."
+    def weights_at(
+        self,
+        x: float,  # position in the step, 0 at its start, 1 at its end
+    ):
+        "Returns the weights b(x) of dense output, s numbers with sum x: z(t + x h) = z + h Σ b_i(x) k_i. Needs `mid`."
         return _quartic_weights(self.b, self.mid, x)
 
+    def accurate_weights_at(
+        self,
+        x: float,  # position in the step, 0 at its start, 1 at its end
+    ):
+        "Returns weights like `weights_at`, whose result is as accurate as the step: a cubic where `mid` is one stage."
+        stages_at_the_middle = sum(m != 0 for m in self.mid)
+        return (
+            _quartic_weights(self.b, self.mid, x)
+            if stages_at_the_middle > 1
+            else _cubic_weights(self.b, x)
+        )
+
 # %% ../../nbs/solvers/02_tableaus.ipynb #7973c3b8
-_rk4_nodes = ((), (1/2,), (0., 1/2), (0., 0., 1.))
-_bosh3_b = (2/9, 1/3, 4/9, 0.)
-_dopri5_a = ((), (1/5,), (3/40, 9/40), (44/45, -56/15, 32/9), (19372/6561, -25360/2187, 64448/6561, -212/729),
-             (9017/3168, -355/33, 46732/5247, 49/176, -5103/18656), (35/384, 0., 500/1113, 125/192, -2187/6784, 11/84))
-_dopri5_b = (*_dopri5_a[-1], 0.)
-_dopri5_embedded = (1951/21600, 0., 22642/50085, 451/720, -12231/42400, 649/6300, 1/60)
-_dopri5_mid = tuple(m / 2 for m in (6025192743/30085553152, 0., 51252292925/65400821598, -2691868925/45128329728,
-                                    187940372067/1594534317056, -1776094331/19743644256, 11237099/235043384))
+_rk4_nodes = ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0))
+_bosh3_b = (2 / 9, 1 / 3, 4 / 9, 0.0)
+_dopri5_a = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_dopri5_b = (*_dopri5_a[-1], 0.0)
+_dopri5_embedded = (1951 / 21600, 0.0, 22642 / 50085, 451 / 720, -12231 / 42400, 649 / 6300, 1 / 60)
+_dopri5_mid = tuple(
+    m / 2
+    for m in (
+        6025192743 / 30085553152,
+        0.0,
+        51252292925 / 65400821598,
+        -2691868925 / 45128329728,
+        187940372067 / 1594534317056,
+        -1776094331 / 19743644256,
+        11237099 / 235043384,
+    )
+)
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #d122dd93
 #: All methods by name. Adding an entry makes it available everywhere a method is named.
-TABLEAUS = {t.name: t for t in (
-    Tableau("euler", 1, ((),), (1.,)),
-    Tableau("midpoint", 2, ((), (1/2,)), (0., 1.)),
-    Tableau("heun", 2, ((), (1.,)), (1/2, 1/2)),
-    Tableau("rk4", 4, _rk4_nodes, (1/6, 1/3, 1/3, 1/6)),
-    Tableau("rk4_38", 4, ((), (1/3,), (-1/3, 1.), (1., -1., 1.)), (1/8, 3/8, 3/8, 1/8)),
-    Tableau("heun_euler", 2, ((), (1.,)), (1/2, 1/2), error=(1/2, -1/2), mid=(1/2, 0.)),
-    Tableau("fehlberg2", 2, ((), (1/2,), (1/256, 255/256)), (1/512, 255/256, 1/512),
-            error=(-1/512, 0., 1/512), mid=(0., 1/2, 0.)),
-    Tableau("bosh3", 3, ((), (1/2,), (0., 3/4), _bosh3_b[:3]), _bosh3_b,
-            error=tuple(b - e for b, e in zip(_bosh3_b, (7/24, 1/4, 1/3, 1/8))), mid=(0., 1/2, 0., 0.)),
-    Tableau("dopri5", 5, _dopri5_a, _dopri5_b,
-            error=tuple(b - e for b, e in zip(_dopri5_b, _dopri5_embedded)), mid=_dopri5_mid),
-)}
+TABLEAUS = {
+    t.name: t
+    for t in (
+        Tableau("euler", 1, ((),), (1.0,)),
+        Tableau("midpoint", 2, ((), (1 / 2,)), (0.0, 1.0)),
+        Tableau("heun", 2, ((), (1.0,)), (1 / 2, 1 / 2)),
+        Tableau("rk4", 4, _rk4_nodes, (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+        Tableau(
+            "rk4_38",
+            4,
+            ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+            (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+        ),
+        Tableau(
+            "heun_euler", 2, ((), (1.0,)), (1 / 2, 1 / 2), error=(1 / 2, -1 / 2), mid=(1 / 2, 0.0)
+        ),
+        Tableau(
+            "fehlberg2",
+            2,
+            ((), (1 / 2,), (1 / 256, 255 / 256)),
+            (1 / 512, 255 / 256, 1 / 512),
+            error=(-1 / 512, 0.0, 1 / 512),
+            mid=(0.0, 1 / 2, 0.0),
+        ),
+        Tableau(
+            "bosh3",
+            3,
+            ((), (1 / 2,), (0.0, 3 / 4), _bosh3_b[:3]),
+            _bosh3_b,
+            error=tuple(b - e for b, e in zip(_bosh3_b, (7 / 24, 1 / 4, 1 / 3, 1 / 8))),
+            mid=(0.0, 1 / 2, 0.0, 0.0),
+        ),
+        Tableau(
+            "dopri5",
+            5,
+            _dopri5_a,
+            _dopri5_b,
+            error=tuple(b - e for b, e in zip(_dopri5_b, _dopri5_embedded)),
+            mid=_dopri5_mid,
+        ),
+    )
+}
 
 # %% ../../nbs/solvers/02_tableaus.ipynb #bf9efdb4
-def find_tableau(method: str): # name of a method, a key of `TABLEAUS`
-    "The tableau of `method`. Raises `ValueError`, naming the nearest methods, when there is none."
-    if method in TABLEAUS: return TABLEAUS[method]
-    near = get_close_matches(str(method), TABLEAUS, n=2, cutoff=.5)
+def find_tableau(
+    method: str,  # name of a method, a key of `TABLEAUS`
+):
+    "Returns the tableau of `method`. Raises `ValueError`, naming the nearest methods, when there is none."
+    if method in TABLEAUS:
+        return TABLEAUS[method]
+    near = get_close_matches(str(method), TABLEAUS, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"unknown method {method!r}: {hint}methods are {', '.join(TABLEAUS)}")
