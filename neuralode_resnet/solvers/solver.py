@@ -220,12 +220,9 @@ def folded(
     native_walk: bool,  # may native code solve it: backpropagation, and no path?
 ):
     "Returns the field as a dense stack (see `fields`) where that is faster for this solve, else as it is."
-    if (
-        not hasattr(field, "folded")
-        or z.dim() < 2
-        or z.numel() == 0
-        or _autocast_dtype(z) is not None
-    ):
+    if not hasattr(field, "folded") or z.dim() < 2 or z.numel() == 0:
+        return field
+    if _autocast_dtype(z) is not None or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return field
     stack = field.folded(z)
     if stack is None:
@@ -282,7 +279,7 @@ def _check_field(field, evaluate, z, t):
     if is_module:
         _CHECKED[field] = like
 
-# %% ../../nbs/solvers/08_solver.ipynb #6618e5cf
+# %% ../../nbs/solvers/08_solver.ipynb #a60d3001
 @dataclass(frozen=True)
 class _Problem:
     "What `integrate` was asked, checked."
@@ -503,7 +500,7 @@ def _keep_side(field, z, piece):
 
     return evaluate
 
-# %% ../../nbs/solvers/08_solver.ipynb #3e4dfc1c
+# %% ../../nbs/solvers/08_solver.ipynb #38f5395f
 def _solve_piece(field, z, problem, piece, max_nfe, nodes, states):
     "The `Solution` of a piece; nodes and output states go to the lists."
     solver, tableau = problem.solver, problem.solver.tableau
@@ -631,6 +628,8 @@ def integrate(
 ):
     "Solves z' = f(t, z). Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while computing."
     if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_exporting():
+            raise NotImplementedError("a solve is exported by torch.export.export(..., strict=False)")
         return _integrate_uncompiled(
             field,
             z0,
@@ -664,7 +663,7 @@ def integrate(
 
 _integrate_uncompiled = torch._disable_dynamo(integrate)  # where torch.compile leaves its graph
 
-# %% ../../nbs/solvers/08_solver.ipynb #8afac55a
+# %% ../../nbs/solvers/08_solver.ipynb #9597fc2c
 ISOLATION_ROUNDS = 8  # failures in a row, after which a group of samples is halved
 ISOLATION_BUDGET = 20  # times max_nfe: evaluations after which the search for bad samples ends
 

@@ -133,7 +133,7 @@ def grid_nfe(
     between = sum(reading.is_between for step in grid for reading in step.readings)
     return sum(tableau.stages - step.reuse for step in grid) + between * (tableau.stages - 1)
 
-# %% ../../nbs/solvers/03_steps.ipynb #fb3a364a
+# %% ../../nbs/solvers/03_steps.ipynb #52fa4028
 def with_readings(
     grid: list,  # of `Step`s, from `fixed_grid`
     times: list,  # output times within the grid, in its direction
@@ -253,7 +253,7 @@ def march(
             nodes.append(z)
     return z, k
 
-# %% ../../nbs/solvers/03_steps.ipynb #d0e21718
+# %% ../../nbs/solvers/03_steps.ipynb #43b2912c
 def moving_grid(
     tableau: Tableau,  # the method
     grid: list,  # `Step`s of numbers
