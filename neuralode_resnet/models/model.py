@@ -172,6 +172,8 @@ class ODEBlock(nn.Module):
     ):
         "Returns the end state, like `z`. Raises `SolveError` when the solve of a single model fails."
         if torch.compiler.is_dynamo_compiling():
+            if torch.compiler.is_exporting():
+                raise NotImplementedError("a solve is exported by torch.export.export(..., strict=False)")
             return _forward_uncompiled(self, z)
         return self._forward(z)
 

@@ -96,7 +96,22 @@ def march_checkpointed(
             states += read
     return z
 
-# %% ../../nbs/solvers/05_gradients.ipynb #de7ee46a
+# %% ../../nbs/solvers/05_gradients.ipynb #6c03883f
+def _leads_elsewhere(node, known):
+    "Does the graph from `node` end at a tensor that is not among `known`?"
+    stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    seen, nodes = set(), [node]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node in stops:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable") and not any(node.variable is tensor for tensor in known):
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
+
+
 def _ends_of_graph(k, known, since=None):
     "Leaves that `k` depends on, without those in `known`; raises `ValueError` at a node older than `since`."
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
@@ -109,7 +124,7 @@ def _ends_of_graph(k, known, since=None):
         if hasattr(node, "variable"):
             if not any(node.variable is tensor for tensor in known):
                 leaves.append(node.variable)
-        elif since is not None and node._sequence_nr() < since:
+        elif since is not None and node._sequence_nr() < since and _leads_elsewhere(node, known):
             raise ValueError(
                 f"the field uses a tensor that was computed outside of it ({node.name()}), for which gradient='adjoint' "
                 "would give no gradient: pass that tensor, adjoint_params=(tensor,), or use gradient='backprop'"

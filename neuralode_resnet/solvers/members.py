@@ -37,7 +37,6 @@ def joint_grid(
         waiting = [(end, 0.0)] * (len(longest) - len(grid))
         padded.append([(step.t, step.h) for step in grid] + waiting)
     times, sizes = torch.tensor(padded, dtype=torch.float64).permute(2, 1, 0)
-    sizes = sizes.to(z.dtype).to(z.device)
     shape = (-1, *[1] * (z.dim() - 1))
     return [Step(t, h.view(shape), reuse=step.reuse) for step, t, h in zip(longest, times, sizes)]
 

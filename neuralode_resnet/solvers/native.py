@@ -113,6 +113,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx, z, walk, *parameters):
         walk.tape = walk.start.new_empty(len(walk.chunks), max(walk.nfe), _ROWS * walk.start.shape[2])
         ctx.walk = walk
+        ctx.save_for_backward(z, *parameters)
         return _run(walk, library().forward, walk.start, torch.empty_like(walk.start))
 
     @staticmethod
@@ -120,11 +121,9 @@ class _Native(torch.autograd.Function):
         walk = ctx.walk
         if torch.is_grad_enabled(): raise RuntimeError("a folded field's solve has no second derivative: leave out "
                                                        "create_graph=True, or solve with gradient='checkpoint'")
-        if walk.tape is None: raise RuntimeError("the activations of this solve were freed by an earlier backward: "
-                                                 "solve again")
+        ctx.saved_tensors # raises where the graph was freed or a weight changed in place
         sums = walk.params.new_empty(len(walk.chunks), walk.params.shape[1])
         g_start = _run(walk, library().backward, g.reshape(walk.flat).contiguous(), torch.empty_like(walk.start), sums)
-        walk.tape = None
         total = torch.from_numpy(reduce(np.add, sums.view(len(walk.params), -1, sums.shape[1]).numpy().swapaxes(0, 1)))
         parts = total.split([shape.numel() // len(walk.params) for shape in walk.shapes], 1)
         return g_start, None, *(part.reshape(shape) for part, shape in zip(parts, walk.shapes))

@@ -220,12 +220,9 @@ def folded(
     native_walk: bool,  # may native code solve it: backpropagation, and no path?
 ):
     "Returns the field as a dense stack (see `fields`) where that is faster for this solve, else as it is."
-    if (
-        not hasattr(field, "folded")
-        or z.dim() < 2
-        or z.numel() == 0
-        or _autocast_dtype(z) is not None
-    ):
+    if not hasattr(field, "folded") or z.dim() < 2 or z.numel() == 0:
+        return field
+    if _autocast_dtype(z) is not None or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return field
     stack = field.folded(z)
     if stack is None:
@@ -270,6 +267,8 @@ def _check_field(field, evaluate, z, t):
     like, is_module = (z.shape, z.dtype, z.device), isinstance(field, nn.Module)
     if is_module and _CHECKED.get(field) == like:
         return
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return  # the evaluation would become a part of the graph
     k = evaluate(as_time(t, z), z)
     for what in ("shape", "dtype", "device"):
         got, expected = getattr(k, what, type(k).__name__), getattr(z, what)
@@ -280,7 +279,7 @@ def _check_field(field, evaluate, z, t):
     if is_module:
         _CHECKED[field] = like
 
-# %% ../../nbs/solvers/08_solver.ipynb #7032f1f5
+# %% ../../nbs/solvers/08_solver.ipynb #a60d3001
 @dataclass(frozen=True)
 class _Problem:
     "What `integrate` was asked, checked."
@@ -486,7 +485,7 @@ def _keep_side(field, z, piece):
     "`field` with its times kept inside of `piece`, by one rounding, where it jumps at an end."
     if not (piece.jump_before or piece.jump_after):
         return field
-    start, end = (as_time(t, z).item() for t in piece.t_span)
+    start, end = (torch.tensor(t, dtype=z.dtype, device="cpu").item() for t in piece.t_span)
     info, sign = torch.finfo(z.dtype), math.copysign(1.0, end - start)
 
     def one_rounding(t):
@@ -501,7 +500,7 @@ def _keep_side(field, z, piece):
 
     return evaluate
 
-# %% ../../nbs/solvers/08_solver.ipynb #b931950c
+# %% ../../nbs/solvers/08_solver.ipynb #38f5395f
 def _solve_piece(field, z, problem, piece, max_nfe, nodes, states):
     "The `Solution` of a piece; nodes and output states go to the lists."
     solver, tableau = problem.solver, problem.solver.tableau
@@ -629,6 +628,8 @@ def integrate(
 ):
     "Solves z' = f(t, z). Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while computing."
     if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_exporting():
+            raise NotImplementedError("a solve is exported by torch.export.export(..., strict=False)")
         return _integrate_uncompiled(
             field,
             z0,
@@ -662,7 +663,7 @@ def integrate(
 
 _integrate_uncompiled = torch._disable_dynamo(integrate)  # where torch.compile leaves its graph
 
-# %% ../../nbs/solvers/08_solver.ipynb #d34ec0f4
+# %% ../../nbs/solvers/08_solver.ipynb #9597fc2c
 ISOLATION_ROUNDS = 8  # failures in a row, after which a group of samples is halved
 ISOLATION_BUDGET = 20  # times max_nfe: evaluations after which the search for bad samples ends
 

@@ -80,10 +80,10 @@ class Step:
 
 # %% ../../nbs/solvers/03_steps.ipynb #11df666b
 def _last_digit(x: float):
-    "What rounding may have done to `x`: half a unit of float32 for a number that was one, else of float64."
+    "What rounding may have done to `x`: two digits of float32, at least those of 1, if it was one, else one of float64."
     mantissa = math.frexp(x)[0] * 2**24
     is_float32 = mantissa == int(mantissa) and mantissa % 2**8 != 0
-    return abs(x) * (2.0**-23 if is_float32 else 2.0**-52)
+    return max(abs(x), 1.0) * 2.0**-22 if is_float32 else abs(x) * 2.0**-52
 
 
 def time_slack(
@@ -92,8 +92,10 @@ def time_slack(
 ):
     "Returns the difference of times that rounding explains: one number, in units of time."
     length = abs(t_span[1] - t_span[0])
-    n_rounded = length / step_size if step_size else 0.0
-    return 1e-12 * length + sum(map(_last_digit, t_span)) + n_rounded * _last_digit(step_size)
+    of_step = _last_digit(step_size) * min(step_size, 1.0) if step_size else 0.0
+    of_steps = of_step * length / step_size if step_size else 0.0
+    rounding = sum(map(_last_digit, t_span)) + of_steps
+    return 1e-12 * length + min(rounding, 1e-3 * (step_size or length))
 
 
 def n_steps(
@@ -131,7 +133,7 @@ def grid_nfe(
     between = sum(reading.is_between for step in grid for reading in step.readings)
     return sum(tableau.stages - step.reuse for step in grid) + between * (tableau.stages - 1)
 
-# %% ../../nbs/solvers/03_steps.ipynb #8436d072
+# %% ../../nbs/solvers/03_steps.ipynb #52fa4028
 def with_readings(
     grid: list,  # of `Step`s, from `fixed_grid`
     times: list,  # output times within the grid, in its direction
@@ -213,9 +215,9 @@ def stage_times(
     stages = []
     for step in grid:
         start = torch.as_tensor(step.t)
-        size = torch.as_tensor(step.h).to(start.device)
+        size = torch.as_tensor(step.h)
         size = size.reshape(start.shape) if size.numel() == start.numel() else size
-        stages.append([as_time(start + c * size, like) for c in tableau.c])
+        stages.append(as_time(torch.stack([start + c * size for c in tableau.c]), like).unbind())
     return stages
 
 
@@ -242,7 +244,8 @@ def march(
     if nodes is not None:
         nodes.append(z)
     for step, times in zip(grid, stage_times(tableau, grid, z)):
-        z1, ks = rk_step(field, tableau, times, z, step.h, k if step.reuse else None, step.weights)
+        h = as_time(step.h, z) if isinstance(step.h, Tensor) else step.h
+        z1, ks = rk_step(field, tableau, times, z, h, k if step.reuse else None, step.weights)
         if states is not None:
             states += [_read(field, tableau, reading, step, z, z1, ks) for reading in step.readings]
         z, k = z1, ks[-1]
@@ -250,7 +253,7 @@ def march(
             nodes.append(z)
     return z, k
 
-# %% ../../nbs/solvers/03_steps.ipynb #bfc22cef
+# %% ../../nbs/solvers/03_steps.ipynb #43b2912c
 def moving_grid(
     tableau: Tableau,  # the method
     grid: list,  # `Step`s of numbers
