@@ -8,69 +8,112 @@ __all__ = ['kept_bytes', 'solve_memory', 'is_out_of_memory', 'memory_advice', 'r
 # %% ../../nbs/models/04_memory.ipynb #529f3dcd
 import ctypes
 import math
+import re
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .model import ODEBlock
 
 # %% ../../nbs/models/04_memory.ipynb #ba56bc13
-def kept_bytes(call, known=()): # a function without arguments; tensors that are there anyhow
+def kept_bytes(
+    call: Callable,  # a function without arguments
+    known=(),  # tensors that are in memory in any case, such as weights
+) -> int:
     "Bytes that autograd keeps for the derivative of `call()`."
-    storages, known = {}, {tensor.untyped_storage().data_ptr() for tensor in known}
+    sizes = {}
+    known_addresses = {tensor.untyped_storage().data_ptr() for tensor in known}
+
     def keep(tensor):
+        "Note the memory of a saved tensor."
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in known_addresses:
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad():
-        out = call() # alive until counted, so that no address is used twice
-    return sum(size for address, size in storages.items() if address not in known and out is not None)
+        out = call()
+    total = sum(sizes.values())
+    del out  # alive until here, so that no address was used twice
+    return total
 
 # %% ../../nbs/models/04_memory.ipynb #52a5962c
-def _steps_and_stages(block):
-    "Steps of the longest solve of a member, as far as known, and evaluations of each."
-    n = max(solver.n_steps(block.t_span) or 0 for solver in block.solvers)
-    return n or int(torch.as_tensor(block.n_steps or 1, dtype=float).max()), block.solvers[0].tableau.stages
+def _count_steps(block):
+    "Steps of the longest solve of a member, as far as known; one otherwise."
+    known = max(solver.n_steps(block.t_span) or 0 for solver in block.solvers)
+    if known:
+        return known
+    last = torch.as_tensor(block.n_steps or 1, dtype=float, device="cpu")
+    return int(last.max())
 
-def _evaluation(block, z, samples):
+
+def _evaluation_bytes(block, z, samples):
     "Bytes that one evaluation of the field keeps for a batch of `samples` like the one in `z`."
-    z = torch.cat([z.detach()] * samples, int(block.members is not None)).requires_grad_()
-    return kept_bytes(lambda: block.field(torch.zeros((), dtype=z.dtype, device=z.device), z), block.field.parameters())
+    batch_axis = int(block.members is not None)
+    z = torch.cat([z.detach()] * samples, batch_axis).requires_grad_()
+    t = torch.zeros((), dtype=z.dtype, device=z.device)
+    return kept_bytes(lambda: block.field(t, z), block.field.parameters())
 
-def solve_memory(block: ODEBlock,    # of a model, or of an ensemble
-                 z: Tensor,          # a state of one sample (1, *state), (member, 1, *state) in an ensemble
-                 batch_size: int,    # samples solved together, each member's
-                 gradient: str = None): # one of `GRADIENTS`, by default the block's
+
+def solve_memory(
+    block: ODEBlock,  # of a model, or of an ensemble
+    z: Tensor,  # a state of one sample (1, *state), (member, 1, *state) in an ensemble
+    batch_size: int,  # samples solved together, per member
+    gradient: str | None = None,  # one of `GRADIENTS`; the block's if None
+) -> int:
     "Bytes kept at most by forward and backward pass of a solve with gradient; without weights, and without what kernels use."
-    n, stages = _steps_and_stages(block)
-    one, two = (_evaluation(block, z, samples) for samples in (1, 2))
-    step, segment = stages * (one + (batch_size - 1) * (two - one)), math.ceil(math.sqrt(n))
-    starts = math.ceil(n / segment) * batch_size * z.numel() * z.element_size()
-    return dict(backprop=n * step, checkpoint=starts + segment * step, adjoint=step)[gradient or block.gradient]
+    one, two = (_evaluation_bytes(block, z, samples) for samples in (1, 2))
+    evaluation = one + (batch_size - 1) * (two - one)
+    step = block.solvers[0].tableau.stages * evaluation
+    n_steps = _count_steps(block)
+    segment = math.ceil(math.sqrt(n_steps))
+    starts = math.ceil(n_steps / segment) * batch_size * z.numel() * z.element_size()
+    kept = dict(backprop=n_steps * step, checkpoint=starts + segment * step, adjoint=step)
+    return kept[gradient or block.gradient]
 
 # %% ../../nbs/models/04_memory.ipynb #8dee8ec6
-def is_out_of_memory(error: Exception):
-    "Does `error` say that memory has run out, on a GPU or in the allocator of the processor?"
-    return isinstance(error, torch.OutOfMemoryError) or isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+_TEXTS = re.compile("out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|bad_alloc"
+                    "|ErrorOutOfMemory|ErrorMemoryAllocation")
 
-def memory_advice(block: ODEBlock, # that of the model that did not fit
-                  z: Tensor,       # states of its batch (batch, *state), members first
-                  gradient=None):  # by default the block's
+
+def is_out_of_memory(
+    error: BaseException,  # what a solve or a training raised
+) -> bool:
+    "Does `error` say that memory has run out, on a GPU, in one of its libraries, or on the processor?"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_TEXTS.search(str(error)))
+
+
+def memory_advice(
+    block: ODEBlock,  # that of the model that did not fit
+    z: Tensor,  # states of its batch (batch, *state), members first
+    gradient: str | None = None,  # one of `GRADIENTS`; the block's if None
+) -> str:
     "What the solve of a batch like `z` needs, and what would need less, as one message."
-    axis = int(block.members is not None)
-    batch_size, gradient = z.shape[axis], gradient or block.gradient
-    need = {way: solve_memory(block, z.narrow(axis, 0, 1), batch_size, way) / 1e9 for way in ("backprop", "checkpoint")}
-    ways = [f"a smaller batch than {batch_size}"]
-    if gradient == "backprop": ways.insert(0, f"checkpointing, --gradient checkpoint, which keeps about {need['checkpoint']:.2g} GB")
-    kept = f"about {need[gradient]:.2g} GB" if gradient in need else "one step"
-    return (f"out of memory: {_steps_and_stages(block)[0]} steps with gradient={gradient!r} and batch size {batch_size} keep "
-            f"{kept}, besides weights, data and what kernels use. Less is needed by {', or by '.join(ways)}")
+    batch_axis = int(block.members is not None)
+    batch_size = z.shape[batch_axis]
+    gradient = gradient or block.gradient
+    sample = z.narrow(batch_axis, 0, 1)
+    gigabytes = {kind: solve_memory(block, sample, batch_size, kind) / 1e9 for kind in ("backprop", "checkpoint")}
+    remedies = [f"a smaller batch than {batch_size}"]
+    if gradient == "backprop":
+        remedies.insert(0, f"checkpointing, --gradient checkpoint, which keeps about {gigabytes['checkpoint']:.2g} GB")
+    kept = f"about {gigabytes[gradient]:.2g} GB" if gradient in gigabytes else "one step"
+    return (f"out of memory: {_count_steps(block)} steps with gradient={gradient!r} and batch size {batch_size} keep "
+            f"{kept}, besides weights, data and what kernels use. Less is needed by {', or by '.join(remedies)}")
 
 # %% ../../nbs/models/04_memory.ipynb #ee7cb1e1
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4 # of glibc's <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 
-def retain_memory():
+
+def retain_memory() -> bool:
     "Keep memory that this process frees for its next tensors, where the C library is glibc; returns whether it will."
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False # another C library, another system
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)) # no pieces of their own; the heap never shrinks
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False  # another C library, another system
+    has_no_pieces_outside_the_heap = mallopt(_M_MMAP_MAX, 0)
+    heap_never_shrinks = has_no_pieces_outside_the_heap and mallopt(_M_TRIM_THRESHOLD, -1)
+    return bool(heap_never_shrinks)
