@@ -8,14 +8,21 @@ import jax
 import jax.numpy as jnp
 
 
-def field(t, z, parameters):
-    "Three dense layers with ReLU between them; z (batch, numbers)."
-    w1, w2, w3, b1, b2, b3 = parameters
-    z = jax.nn.relu(z @ w1.T + b1)
-    return jax.nn.relu(z @ w2.T + b2) @ w3.T + b3
+def field_of(activation):
+    "Dense layers with `activation` between them, as a function of t, z (batch, numbers) and [*weights, *biases]."
+    def field(t, z, parameters):
+        weights, biases = parameters[:len(parameters) // 2], parameters[len(parameters) // 2:]
+        for weight, bias in zip(weights[:-1], biases):
+            z = activation(z @ weight.T + bias)
+        return z @ weights[-1].T + biases[-1]
+    return field
 
 
-def by_diffrax(solver, adjoint, max_steps, **options):
+relu_field = field_of(jax.nn.relu)
+tanh_field = field_of(jnp.tanh)
+
+
+def by_diffrax(field, solver, adjoint, max_steps, **options):
     "A function (z, parameters) -> end state, number of steps; `options` go to `diffeqsolve`."
     def solve(z, parameters):
         solution = diffrax.diffeqsolve(diffrax.ODETerm(field), solver, t0=0., t1=1., y0=z, args=parameters,
@@ -24,25 +31,25 @@ def by_diffrax(solver, adjoint, max_steps, **options):
     return solve
 
 
-def euler_solves(n_steps):
+def euler_solves(n_steps, field=relu_field):
     "By name, with every adjoint that diffrax offers for the gradient of the steps themselves."
     adjoints = {"checkpointed": diffrax.RecursiveCheckpointAdjoint(),
                 "all steps kept": diffrax.RecursiveCheckpointAdjoint(checkpoints=n_steps),
                 "direct": diffrax.DirectAdjoint()}
-    return {name: by_diffrax(diffrax.Euler(), adjoint, n_steps, dt0=1 / n_steps) for name, adjoint in adjoints.items()}
+    return {name: by_diffrax(field, diffrax.Euler(), adjoint, n_steps, dt0=1 / n_steps) for name, adjoint in adjoints.items()}
 
 
-def dopri5_solves(tol, max_steps=64):
+def dopri5_solves(tol, max_steps=64, field=relu_field):
     "By name; the controller starts, as ours and torchdiffeq's do, from Hairer's step."
     adjoints = {"checkpointed": diffrax.RecursiveCheckpointAdjoint(),
                 "all steps kept": diffrax.RecursiveCheckpointAdjoint(checkpoints=max_steps),
                 "direct": diffrax.DirectAdjoint()}
     controller = diffrax.PIDController(rtol=tol, atol=tol)
-    return {name: by_diffrax(diffrax.Dopri5(), adjoint, max_steps, dt0=None, stepsize_controller=controller)
+    return {name: by_diffrax(field, diffrax.Dopri5(), adjoint, max_steps, dt0=None, stepsize_controller=controller)
             for name, adjoint in adjoints.items()}
 
 
-def scan_solve(n_steps):
+def scan_solve(n_steps, field=relu_field):
     "Euler without a library."
     def solve(z, parameters):
         step = lambda z, _: (z + field(0., z, parameters) / n_steps, None)

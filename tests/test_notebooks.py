@@ -36,7 +36,7 @@ def run_notebook(path, slow=False):
 def missing(path):
     "What the notebook is about and this machine does not have. The package does without; the notebook cannot."
     compilers = [os.environ.get("CC", "").partition(" ")[0], "cc", "gcc", "clang"]
-    if path.stem in ("06_kernel", "06_native") and not any(c and shutil.which(c) for c in compilers):
+    if path.stem in ("07_kernel", "06_native") and not any(c and shutil.which(c) for c in compilers):
         return "no C compiler here, so there is no native code to show"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from .case import Case, take_some
+from ..solvers.stacks import folded
 
 # %% ../../nbs/audit/11_repair.ipynb #670b0476
 def _along(g, f):
@@ -38,14 +39,6 @@ class ModifiedField(nn.Module):
         self.step_size = float(step_size)
         self.terms = terms
 
-    def folded(
-        self,
-        z: Tensor,  # a state
-    ):
-        "The same with the field's folded form, or `None` if it has none."
-        field = getattr(self.field[0], "folded", lambda z: None)(z)
-        return None if field is None else ModifiedField(field, self.step_size, self.terms)
-
     def forward(
         self,
         t,          # time, a number or a scalar tensor
@@ -54,8 +47,10 @@ class ModifiedField(nn.Module):
     ):
         "The modified field at `z`, like `z`."
 
+        field = self.field[0] if kwargs else folded(self.field[0], z)
+
         def f(t, z):
-            return self.field[0](t, z, **kwargs)
+            return field(t, z, **kwargs)
 
         h = self.step_size
         t = torch.as_tensor(t, dtype=z.dtype, device=z.device)

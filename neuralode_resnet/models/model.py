@@ -26,7 +26,8 @@ from neuralode_resnet.models.fields import (
     Stacked,
     init_kaiming,
 )
-from ..solvers import GRADIENTS, Solver, integrate, integrate_members
+from ..solvers import GRADIENTS, Solver, integrate, integrate_members, native
+from ..solvers.stacks import folded, recognised
 
 # %% ../../nbs/models/03_model.ipynb #d336afeb
 MAX_NFE = 100_000  # evaluations after which a solve gives up, unless a model says otherwise
@@ -397,7 +398,7 @@ def compile_field(
 ):
     "Compiles the field in place and returns `True`; where that fails, or brings nothing, warns once and returns `False`."
     field = getattr(model, "block", model).field
-    if getattr(field, "folded", lambda z: None)(z) is not None:
+    if folded(field, z) is not field or native.usable(recognised(field, z), z):
         reason = "it folds for such states, which is faster"
     else:
         field.compile(**options)
