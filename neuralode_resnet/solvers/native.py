@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .control import _check_progress
+from .control import _why_no_progress
 from .kernel import ACTIVATIONS, Control, Goal, Problem, library
 from .stacks import Stack
 from .steps import Solution, SolveError, Step, fixed_grid
@@ -263,15 +263,15 @@ class _Outcome:
 
 def _outcome(tableau, t_span, taken, control, max_nfe):
     "The `_Outcome` of one member, and its `Table`."
-    end, steps = t_span[1], []
+    steps = []
     for t, h, x, first in taken[:control.steps].tolist():
         steps.append(Step(t, h, tableau.weights_at(x) if x < 1 else None, reuse=True, first=int(first)))
     outcome = _Outcome(steps, control.nfe, control.rejected)
     if control.status == Control.STUCK:
-        try:
-            _check_progress(control.nfe, max_nfe, control.steps, control.t, control.h, np.isfinite(control.ratio))
-        except SolveError as error:
-            outcome.error = error
+        why = _why_no_progress(control.nfe, max_nfe, control.steps, control.t, control.h, control.ratio)
+        outcome.error = SolveError(why)
+        outcome.error.samples = None  # the kernel does not say which samples stopped it
+        outcome.error.nfe = control.nfe
     return outcome, Table.of(tableau, steps)
 
 def _doubled(tape, members, used, room, slot):
