@@ -73,8 +73,8 @@ def solve_memory(
     return kept[gradient or block.gradient]
 
 # %% ../../nbs/models/04_memory.ipynb #8dee8ec6
-_TEXTS = re.compile("out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|bad_alloc"
-                    "|ErrorOutOfMemory|ErrorMemoryAllocation")
+_TEXTS = re.compile(r"(CUDA|HIP|MPS|XPU)\b.{0,12}out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|bad_alloc"
+                    "|ErrorOutOfMemory|ErrorMemoryAllocation")  # not the advice below, which starts with the same words
 
 
 def is_out_of_memory(
