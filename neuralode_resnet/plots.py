@@ -44,7 +44,8 @@ def method_look(
 
 # %% ../nbs/01_plots.ipynb #d27dcbe1
 def use_style() -> None:
-    "Set the look of the project: small panels, light axes, legends without frames, sharp pictures in notebooks."
+    """Set the look of the project: small panels, light axes, legends without frames, sharp pictures in
+    notebooks."""
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         from matplotlib_inline.backend_inline import set_matplotlib_formats  # comes with IPython
         set_matplotlib_formats("retina")
@@ -108,7 +109,8 @@ def _check_table(frame, columns, who):
 
 # %% ../nbs/01_plots.ipynb #d2a660d1
 def _frame_phase_plane(ax, path, zoom=1.):
-    "Name axes and classes, the latter beside the panel; let the limits hold the starts and a share of all nodes."
+    """Name axes and classes, the latter beside the panel; let the limits hold the starts and a share of
+    all nodes."""
     tail = (1 - zoom) / 2
     low, high = np.quantile(path, [tail, 1 - tail], axis=(0, 1))
     low = np.minimum(low, path[0].min(0))
@@ -155,7 +157,8 @@ def plot_trajectories(
     n: int = 100,  # trajectories drawn, a random subset if there are more
     zoom: float = 1.,  # share of all nodes, per coordinate, that the view keeps; the starts stay in it
 ) -> Axes:
-    "Draw numerical trajectories, coloured by class, start hollow, end full. Raises `ValueError`: bad data. Figure 1 a, b."
+    """Draw numerical trajectories, coloured by class, start hollow, end full.
+    Raises `ValueError`: bad data. Figure 1 a, b."""
     path = _check_planar(path, 2, "plot_trajectories")
     y = _check_classes(y, path.shape[1], "plot_trajectories")
     ax = ax or plt.subplots()[1]
@@ -186,7 +189,8 @@ def _scale_solver_axis(ax, x, numticks=8):
     ax.set_xlabel(labels.get(x, f"test {x}"))
     if x != "tol":
         locator = LogLocator(base=2, numticks=numticks)
-        ax.xaxis.set(major_locator=locator, minor_locator=NullLocator(), major_formatter=FuncFormatter(_format_size))
+        formatter = FuncFormatter(_format_size)
+        ax.xaxis.set(major_locator=locator, minor_locator=NullLocator(), major_formatter=formatter)
 
 
 def _draw_accuracy_lines(ax, frame, x, train, train_method):
@@ -210,7 +214,8 @@ def plot_accuracy(
     train_method: str | None = None,  # its point at the training step gets a ring; no ring if None
     chance: float | None = None,  # accuracy without learning, 0 to 1: a faint line; no line if None
 ) -> Axes:
-    "Draw test accuracy against the test solver's step size (Figure 1 c, d). Raises `ValueError`: missing columns, no rows."
+    """Draw test accuracy against the test solver's step size (Figure 1 c, d).
+    Raises `ValueError`: missing columns, no rows."""
     _check_table(frame, ("method", x, "accuracy"), "plot_accuracy")
     ax = ax or plt.subplots()[1]
     if chance is not None:
@@ -229,7 +234,8 @@ def plot_history(
     ax: Axes | None = None,  # drawn on; a new one if None
     window: int | None = None,  # rows of one member that a running mean covers; a fiftieth of them if None
 ) -> Axes:
-    "Draw loss (left) and batch accuracy (right, `ax.right_ax`). Raises `ValueError` for missing columns or no rows."
+    """Draw loss (left) and batch accuracy (right, `ax.right_ax`).
+    Raises `ValueError` for missing columns or no rows."""
     _check_table(history, ("iteration", "loss", "accuracy"), "plot_history")
     rows = history if "member" in history else history.assign(member=0)
     rows = rows.sort_values("iteration", kind="stable")
@@ -239,7 +245,8 @@ def plot_history(
         "The running mean of one member's column."
         return values.rolling(window or max(1, len(values) // 50), min_periods=1).mean()
 
-    smooth = rows.assign(loss=members["loss"].transform(average), accuracy=members["accuracy"].transform(average))
+    averages = {column: members[column].transform(average) for column in ("loss", "accuracy")}
+    smooth = rows.assign(**averages)
     ax = ax or plt.subplots()[1]
     ax.right_ax = right = ax.twinx()
     for side, column, color in ((ax, "loss", CLASS_COLORS[0]), (right, "accuracy", CLASS_COLORS[1])):
@@ -255,7 +262,8 @@ def slope(
     step_size,  # h (n,), positive
     error,  # e (n,), positive
 ) -> float:
-    "The measured order: the slope of log error against log step size. Raises `ValueError` for an error that is not positive."
+    """The measured order: the slope of log error against log step size.
+    Raises `ValueError` for an error that is not positive."""
     h, e = np.asarray(step_size, float), np.asarray(error, float)
     if not (e > 0).all():
         raise ValueError(f"slope: errors must be positive, got {e.min():g}; leave out such steps")
@@ -285,12 +293,14 @@ def plot_steps(
     t,  # nodes of one solve (n_steps + 1,), all increasing or all decreasing
     ax: Axes | None = None,  # drawn on; a new one if None
 ) -> Axes:
-    "Draw accepted step sizes along time, logarithmic. Raises `ValueError` unless `t` holds at least two monotone nodes."
+    """Draw accepted step sizes along time, logarithmic.
+    Raises `ValueError` unless `t` holds at least two monotone nodes."""
     t = _to_array(t)
     h = np.diff(t) if t.ndim == 1 else np.zeros(1)
     is_monotone = (h > 0).all() or (h < 0).all()
     if len(h) == 0 or not is_monotone:
-        raise ValueError(f"plot_steps: needs monotone nodes (n_steps + 1,), got shape {t.shape}; pass solution.t")
+        raise ValueError(f"plot_steps: needs monotone nodes (n_steps + 1,), got shape {t.shape}; pass "
+                         "solution.t")
     ax = ax or plt.subplots()[1]
     middle = (t[:-1] + t[1:]) / 2
     ax.hlines(abs(h), t[:-1], t[1:], color=CLASS_COLORS[0], lw=1.4)
@@ -300,7 +310,7 @@ def plot_steps(
 
 # %% ../nbs/01_plots.ipynb #f8469634
 def figure_1(
-    coarse_path,  # trajectories of the coarsely trained model (n_steps + 1, batch, *state), two numbers per state
+    coarse_path,  # of the coarsely trained model (n_steps + 1, batch, *state), two numbers per state
     fine_path,  # of the finely trained one, same batch
     y,  # labels (batch,)
     coarse_frame: pd.DataFrame,  # of `swap_grid` for the coarsely trained model
@@ -309,7 +319,8 @@ def figure_1(
     fine_solver,  # of the finely trained one: "euler@1/64"
     n: int = 60,  # trajectories drawn in either panel
 ) -> Figure:
-    "The four panels of the paper's Figure 1, 7 by 6 inches. Raises `ValueError` as the functions that draw the panels do."
+    """The four panels of the paper's Figure 1, 7 by 6 inches.
+    Raises `ValueError` as the functions that draw the panels do."""
     fig, axes = plt.subplots(2, 2, figsize=(7, 6), height_ratios=(1.15, 1))
     class_sizes = np.unique(_to_array(y), return_counts=True)[1]
     chance = class_sizes.max() / len(y)

@@ -35,23 +35,24 @@ def _check_same(what, *got):
     "Raise `ValueError` unless all that was `got` is equal."
     different = dict.fromkeys(map(str, got))
     if len(different) > 1:
-        raise ValueError(f"all parts must have the same {what}, got {' and '.join(different)}: convert one of them")
+        raise ValueError(f"all parts must have the same {what}, got {' and '.join(different)}: convert one "
+                         "of them")
 
 # %% ../../nbs/datasets/04_data.ipynb #4f107d6b
 def _check_split(split, x, y, n_classes):
     "Raise `ValueError` for what cannot be one split (train or test) of a data set."
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.dtype == torch.uint8):
         kind = getattr(x, "dtype", type(x).__name__)
-        raise ValueError(f"x_{split} must be a floating-point tensor, or uint8 pixels, got {kind}: convert it with "
-                         "torch.as_tensor(x).float()")
+        raise ValueError(f"x_{split} must be a floating-point tensor, or uint8 pixels, got {kind}: convert "
+                         "it with torch.as_tensor(x).float()")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x_{split} must hold samples with a state, (n, *state), got {tuple(x.shape)}: "
                          "no size may be 0; states of one number are (n, 1)")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
         kind = getattr(y, "dtype", type(y).__name__)
         shape = tuple(y.shape) if isinstance(y, Tensor) else tuple(np.shape(y))
-        raise ValueError(f"y_{split} must be ({len(x)},) in int64, one label per sample of x_{split}, got {shape} "
-                         f"in {kind}: use torch.as_tensor(y).long()")
+        raise ValueError(f"y_{split} must be ({len(x)},) in int64, one label per sample of x_{split}, got "
+                         f"{shape} in {kind}: use torch.as_tensor(y).long()")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"y_{split} must lie in 0 … {n_classes - 1}, got {int(y.min())} … {int(y.max())}: "
                          "number the classes from 0, or correct n_classes")
@@ -59,15 +60,16 @@ def _check_split(split, x, y, n_classes):
         return
     is_finite = torch.isfinite(x).flatten(1).all(1)
     if not is_finite.all():
-        raise ValueError(f"x_{split} must be finite, got {int((~is_finite).sum())} of {len(x)} samples that are not: "
-                         "leave them out")
+        raise ValueError(f"x_{split} must be finite, got {int((~is_finite).sum())} of {len(x)} samples "
+                         "that are not: leave them out")
 
 # %% ../../nbs/datasets/04_data.ipynb #9621cf55
 def as_states(
     x: Tensor,  # floating-point states, or uint8 pixels (n, *state); members first, if there are any
     dtype: torch.dtype | None = None,  # of the result; if None float32 for pixels, unchanged for states
 ) -> Tensor:
-    "States that a model can take: pixels 0 … 255 become numbers in [0, 1], floating-point states keep their values."
+    """States that a model can take: pixels 0 … 255 become numbers in [0, 1], floating-point states keep
+    their values."""
     are_pixels = x.dtype == torch.uint8
     if dtype is None:
         dtype = torch.float32 if are_pixels else x.dtype
@@ -111,7 +113,8 @@ class Data:
         device=None,  # a device or its name; where the data are if None
         dtype: torch.dtype | None = None,  # floating point, for the states; unchanged if None
     ) -> "Data":
-        "The same data elsewhere or in another dtype; labels stay int64. With a dtype, pixels become numbers in [0, 1]."
+        """The same data elsewhere or in another dtype; labels stay int64.
+        With a dtype, pixels become numbers in [0, 1]."""
         x_train, x_test = self.x_train.to(device), self.x_test.to(device)
         if dtype:
             x_train, x_test = as_states(x_train, dtype), as_states(x_test, dtype)
@@ -119,8 +122,8 @@ class Data:
                        x_test=x_test, y_test=self.y_test.to(device))
 
     def __repr__(self):
-        return (f"Data({self.name}: {len(self.x_train)} train, {len(self.x_test)} test, state {self.state_shape} in "
-                f"{self.x_train.dtype}, {self.n_classes} classes, seed {self.seed})")
+        return (f"Data({self.name}: {len(self.x_train)} train, {len(self.x_test)} test, state "
+                f"{self.state_shape} in {self.x_train.dtype}, {self.n_classes} classes, seed {self.seed})")
 
 # %% ../../nbs/datasets/04_data.ipynb #26f67f0f
 def _make_generators(name, seed, n_train, n_test):
@@ -139,7 +142,8 @@ SHELL_LABELS = (0, 1, 0)
 def shell_counts(
     n: int,  # points
 ) -> tuple:
-    "Points in the inner, middle and outer shell: n/4, n/2, n/4. Left-over ones go to outer, middle, inner, in this order."
+    """Points in the inner, middle and outer shell: n/4, n/2, n/4.
+    Left-over ones go to outer, middle, inner, in this order."""
     middle = n // 2
     inner = (n - middle) // 2
     return inner, middle, n - middle - inner
@@ -163,7 +167,8 @@ def spheres(
     n_train: int = 2000,  # points for training, at least 4
     n_test: int = 1000,  # points for the test, at least 4
 ) -> Data:
-    "Concentric spheres (paper, §3): states (n, 1, dim), two classes. Raises `ValueError` for impossible sizes."
+    """Concentric spheres (paper, §3): states (n, 1, dim), two classes.
+    Raises `ValueError` for impossible sizes."""
     name = f"sphere{dim}"
     dim = _check_count(f"{name}: dim", dim, 1)
     (train, n_train), (test, n_test) = _make_generators(name, seed, n_train, n_test)
@@ -177,7 +182,8 @@ def three_minima(
     n_train: int = 2000,  # particles for training, at least 4
     n_test: int = 1000,  # particles for the test, at least 4
 ) -> Data:
-    "Damped particles and where they rest (paper, §3): states (n, 2), three classes. Raises `ValueError` for impossible sizes."
+    """Damped particles and where they rest (paper, §3): states (n, 2), three classes.
+    Raises `ValueError` for impossible sizes."""
     generators = _make_generators("three_minima", seed, n_train, n_test)
     draws = [rng.uniform((-1, -2), (2, 2), (n, 2)) for rng, n in generators]
     x_train, x_test = (torch.from_numpy(draw).float() for draw in draws)
@@ -195,7 +201,8 @@ def xor(
     n_test: int = 4,  # samples for the test, at least 4
     noise: float = 0.,  # standard deviation of the Gaussian noise on either coordinate, at least 0
 ) -> Data:
-    "The XOR points, or noisy copies of them: states (n, 2), two classes. Raises `ValueError` for impossible sizes or noise."
+    """The XOR points, or noisy copies of them: states (n, 2), two classes.
+    Raises `ValueError` for impossible sizes or noise."""
     if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
         raise ValueError(f"xor: noise must be a finite number, at least 0, got {noise!r}")
     parts = []
@@ -247,7 +254,8 @@ def load(
     seed: int = 0,  # of everything that is drawn, at least 0
     **options,  # of the loader, such as n_train and n_test
 ) -> Data:
-    "The data set called `name`, on the CPU. Raises `ValueError` for unknown names and options and for impossible sizes."
+    """The data set called `name`, on the CPU.
+    Raises `ValueError` for unknown names and options and for impossible sizes."""
     loader = _find_loader(name)
     allowed = [option for option in inspect.signature(loader).parameters if option != "seed"]
     for option in options:

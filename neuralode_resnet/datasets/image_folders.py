@@ -17,12 +17,14 @@ from .images import Images, cache_folder, decode_once
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #395004a1
 def _decode_image(file, size):
-    "Pixels (height, width, 3), uint8, of an image file. Raises `ValueError` if it cannot be read or is not RGB."
+    """Pixels (height, width, 3), uint8, of an image file.
+    Raises `ValueError` if it cannot be read or is not RGB."""
     try:
         with Image.open(file) as image:
             image.load()
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise ValueError(f"{file} cannot be read as an image ({type(error).__name__}): replace it, or leave it out") from None
+        raise ValueError(f"{file} cannot be read as an image ({type(error).__name__}): replace it, or "
+                         "leave it out") from None
     if image.mode != "RGB":
         raise ValueError(f"{file} is not RGB but {image.mode}: convert it with image.convert('RGB')")
     if size is not None:
@@ -39,14 +41,14 @@ def _decode_all(samples, size):
     for i, (file, _) in enumerate(samples):
         pixels = _decode_image(file, size)
         if pixels.shape != (height, width, channels):
-            raise ValueError(f"{file} is {pixels.shape[1]} × {pixels.shape[0]}, {first_file} is {width} × {height}: "
-                             "give one size for all, for instance size=32 or --size 32")
+            raise ValueError(f"{file} is {pixels.shape[1]} × {pixels.shape[0]}, {first_file} is {width} × "
+                             f"{height}: give one size for all, for instance size=32 or --size 32")
         x[i] = torch.from_numpy(pixels.copy())
     y = torch.tensor([number for _, number in samples], device="cpu")
     return x.permute(0, 3, 1, 2).contiguous(), y
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #a44368b7
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of `ImageFolder`
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as `ImageFolder`
 
 
 def _look_at(path):
@@ -54,17 +56,18 @@ def _look_at(path):
     try:
         return path.stat()
     except OSError as error:
-        raise ValueError(f"{path} leads to nothing that can be read ({error.strerror}): remove it, or restore what it "
-                         "names") from None
+        raise ValueError(f"{path} leads to nothing that can be read ({error.strerror}): remove it, or "
+                         "restore what it names") from None
 
 
 def _claim(path, status, seen):
-    "Note in `seen` that `path` has been reached. Raises `ValueError` if it was reached before, under another name."
+    """Note in `seen` that `path` has been reached.
+    Raises `ValueError` if it was reached before, under another name."""
     key = (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
     first = seen.setdefault(key, path)
     if first is not path:
-        raise ValueError(f"{path} is {first} under another name, by a link: its images would count twice, perhaps in train "
-                         "and in test; remove one of the two")
+        raise ValueError(f"{path} is {first} under another name, by a link: its images would count twice, "
+                         "perhaps in train and in test; remove one of the two")
 
 
 def _list_entries(folder):
@@ -72,7 +75,8 @@ def _list_entries(folder):
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror}): change its permissions, or leave it out") from None
+        raise ValueError(f"{folder} cannot be read ({error.strerror}): change its permissions, or leave it "
+                         "out") from None
 
 
 def _find_images(folder, seen):
@@ -93,7 +97,8 @@ def _find_images(folder, seen):
 
 
 def _list_samples(folder, seen):
-    "Pairs of file and class, and the names of the classes. Raises `ValueError` for what cannot be classified."
+    """Pairs of file and class, and the names of the classes.
+    Raises `ValueError` for what cannot be classified."""
     samples, classes, empty = [], [], []
     for path in _list_entries(folder):
         status = _look_at(path)
@@ -106,11 +111,14 @@ def _list_samples(folder, seen):
         if not files:
             empty.append(path.name)
     if not samples:
-        raise ValueError(f"{folder} holds no folders with images: one folder per class is needed, as in {folder}/cat/1.jpg")
+        raise ValueError(f"{folder} holds no folders with images: one folder per class is needed, as in "
+                         f"{folder}/cat/1.jpg")
     if empty:
-        raise ValueError(f"{folder} has no images of the classes {', '.join(empty)}: put some there, or remove the class")
+        raise ValueError(f"{folder} has no images of the classes {', '.join(empty)}: put some there, or "
+                         "remove the class")
     if len(classes) < 2:
-        raise ValueError(f"{folder} has images of one class only, {classes[0]}: a classifier needs two or more")
+        raise ValueError(f"{folder} has images of one class only, {classes[0]}: a classifier needs two or "
+                         "more")
     return samples, classes
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #deb1e95a
@@ -139,7 +147,8 @@ def _draw_split(y, classes, share, seed):
     for number, name in enumerate(classes):
         own = draw.permutation(np.flatnonzero(y.numpy() == number))
         if len(own) < 2:
-            raise ValueError(f"class {name} has one image only: a split needs two or more, or folders train and test")
+            raise ValueError(f"class {name} has one image only: a split needs two or more, or folders "
+                             "train and test")
         n_test = max(1, round(share * len(own)))
         n_test = min(n_test, len(own) - 1)
         train.extend(own[n_test:])
@@ -150,7 +159,8 @@ def _draw_split(y, classes, share, seed):
 def _check_root(root):
     "`root` as a path. Raises `ValueError` if it is no folder."
     if root is None:
-        raise ValueError("image_folder needs a root, root=FOLDER or --root FOLDER, with one folder per class in it")
+        raise ValueError("image_folder needs a root, root=FOLDER or --root FOLDER, with one folder per "
+                         "class in it")
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: root must hold one folder per class")
@@ -164,18 +174,20 @@ def _check_size(size):
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     are_counts = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in pair)
     if len(pair) != 2 or not are_counts:
-        raise ValueError(f"size must be a whole number of pixels, at least 1, or height and width, got {size!r}")
+        raise ValueError("size must be a whole number of pixels, at least 1, or height and width, got "
+                         f"{size!r}")
     return pair
 
 # %% ../../nbs/datasets/02_image_folders.ipynb #72856eaf
 def image_folder(
     root=None,  # folder with one folder per class, or with such folders `train` and `test`; has to be given
-    size=None,  # (height, width), or one number for both, to which images are scaled and cropped; as they are if None
+    size=None,  # (height, width), or one number for both, to scale and crop to; as they are if None
     test_share: float | None = None,  # of each class, where there are no folders train and test; 0.2 if None
     seed: int = 0,  # of that draw
     cache=None,  # of the decoded tensors, as for `images.cache_folder`; in `root` by default
 ) -> Images:
-    "A folder of RGB images as `Images`, (3, height, width). Raises `ValueError`, naming the file, for what cannot be used."
+    """A folder of RGB images as `Images`, (3, height, width).
+    Raises `ValueError`, naming the file, for what cannot be used."""
     root = _check_root(root)
     size = _check_size(size)
     name = root.resolve().name
@@ -197,8 +209,8 @@ def image_folder(
     x_train, y_train, classes = _read_folder(root / "train", seen, size, cache)
     x_test, y_test, test_classes = _read_folder(root / "test", seen, size, cache)
     if classes != test_classes:
-        raise ValueError(f"{root}: train has the classes {', '.join(classes)}, test {', '.join(test_classes)}: "
-                         "give both the same")
+        raise ValueError(f"{root}: train has the classes {', '.join(classes)}, test "
+                         f"{', '.join(test_classes)}: give both the same")
     train_size, test_size = (f"{x.shape[3]} × {x.shape[2]}" for x in (x_train, x_test))
     if train_size != test_size:
         raise ValueError(f"{root}: images of train are {train_size}, of test {test_size}: give one size for "

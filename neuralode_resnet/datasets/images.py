@@ -64,8 +64,8 @@ def cache_folder(
     return Path(cache) if cache else False
 
 
-_REMEDY = ("name another folder with cache=FOLDER or the environment variable NEURALODE_RESNET_CACHE, or decode "
-           "the images each time with cache=False")
+_REMEDY = ("name another folder with cache=FOLDER or the environment variable NEURALODE_RESNET_CACHE, or "
+           "decode the images each time with cache=False")
 
 
 def _check_room(folder, n_bytes):
@@ -78,8 +78,8 @@ def _check_room(folder, n_bytes):
         raise ValueError(f"{folder} may not be written to, for a cache: {_REMEDY}")
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
-        raise ValueError(f"{folder} has {free / 1e6:.0f} MB free, the decoded images need {n_bytes / 1e6:.0f} MB: "
-                         f"make room, {_REMEDY}")
+        raise ValueError(f"{folder} has {free / 1e6:.0f} MB free, the decoded images need "
+                         f"{n_bytes / 1e6:.0f} MB: make room, {_REMEDY}")
 
 
 def decode_once(
@@ -90,7 +90,8 @@ def decode_once(
     cache=None,  # as for `cache_folder`
     **settings,  # what the result depends on besides, as plain values
 ) -> dict:
-    "What `decode()` returns, or returned once for the same files and settings. Raises `ValueError`: no room, damaged cache."
+    """What `decode()` returns, or returned once for the same files and settings.
+    Raises `ValueError`: no room, damaged cache."""
     folder = cache_folder(root, cache)
     if not folder:
         return decode()
@@ -111,25 +112,28 @@ def decode_once(
 
 # %% ../../nbs/datasets/01_images.ipynb #d9aad9e6
 def _fetch(make, root, folder):
-    "Have torchvision's `make` download to a temporary place, and move `folder` from there to `root` once it is whole."
+    """Have torchvision's `make` download to a temporary place, and move `folder` from there to `root` once
+    it is whole."""
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root, prefix=".download-") as temporary:
         try:
             make(temporary, download=True)
         except Exception as error:
             reason = (str(error).strip() or "no reason given").splitlines()[0][:100]
-            raise ValueError(f"the download to {root} failed, and nothing of it was kept ({type(error).__name__}: "
-                             f"{reason}): try again, or copy {folder} there") from None
+            raise ValueError(f"the download to {root} failed, and nothing of it was kept "
+                             f"({type(error).__name__}: {reason}): try again, or copy {folder} "
+                             "there") from None
         target = root / folder
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(temporary, folder).rename(target)
 
 
 def _find_standard_files(name, make, root, folder, names, download):
-    "The root and the paths of the files `names` of a standard data set. Raises `ValueError` where some are missing."
+    """The root and the paths of the files `names` of a standard data set.
+    Raises `ValueError` where some are missing."""
     if root is None:
-        raise ValueError(f"{name} needs a root, root=FOLDER or --root FOLDER: where {folder} is, or where a download "
-                         "shall put it")
+        raise ValueError(f"{name} needs a root, root=FOLDER or --root FOLDER: where {folder} is, or where "
+                         "a download shall put it")
     root = Path(root).expanduser()
     if root.is_file():
         raise ValueError(f"{root} is a file: name the folder that holds {folder}")
@@ -139,9 +143,9 @@ def _find_standard_files(name, make, root, folder, names, download):
     missing = [file for file in files if not file.is_file()]
     if missing:
         first = ", after removing what is left of it" if (root / folder).exists() else ""
-        raise ValueError(f"{missing[0]} is not there, {len(missing)} of {len(files)} files are missing: name the folder "
-                         f"that holds {folder} as root, or fetch it there, load({name!r}, root={str(root)!r}, "
-                         f"download=True) or --download{first}")
+        raise ValueError(f"{missing[0]} is not there, {len(missing)} of {len(files)} files are missing: "
+                         f"name the folder that holds {folder} as root, or fetch it there, load({name!r}, "
+                         f"root={str(root)!r}, download=True) or --download{first}")
     return root, files
 
 # %% ../../nbs/datasets/01_images.ipynb #4911eb0a
@@ -173,8 +177,8 @@ def _check_idx(file):
     promised = 4 + 4 * len(sizes) + int(np.prod(sizes, dtype=float))
     length = file.stat().st_size
     if head[:3] != b"\0\0\x08" or promised != length:
-        raise ValueError(f"{file} is no whole idx file: {length} bytes, its header promises {promised}; remove "
-                         f"{file.parent}, and download again with download=True")
+        raise ValueError(f"{file} is no whole idx file: {length} bytes, its header promises {promised}; "
+                         f"remove {file.parent}, and download again with download=True")
 
 
 def mnist(
@@ -183,8 +187,8 @@ def mnist(
     cache=None,  # of the decoded tensors, as for `cache_folder`; beside the files by default
 ) -> Images:
     "MNIST, images of shape (1, 28, 28). Raises `ValueError`: missing or damaged files, no room."
-    root, files = _find_standard_files("mnist", lambda: import_torchvision_datasets().MNIST, root, "MNIST/raw",
-                                       MNIST_FILES, download)
+    root, files = _find_standard_files("mnist", lambda: import_torchvision_datasets().MNIST, root,
+                                       "MNIST/raw", MNIST_FILES, download)
     for file in files:
         _check_idx(file)
 
@@ -219,8 +223,9 @@ def cifar10(
         try:
             return _read_splits(import_torchvision_datasets().CIFAR10, root, move_channels)
         except RuntimeError as error:
-            raise ValueError(f"a file in {root / folder} is not the published one (md5): remove the folder, and download "
-                             "again with download=True; CIFAR-10 in folders of JPEG files is an image_folder") from error
+            raise ValueError(f"a file in {root / folder} is not the published one (md5): remove the "
+                             "folder, and download again with download=True; CIFAR-10 in folders of JPEG "
+                             "files is an image_folder") from error
 
     found = decode_once(root, files, decode, 60_000 * 3 * 32 * 32, cache)
     return Images("cifar10", *found["parts"], tuple(found["classes"]))

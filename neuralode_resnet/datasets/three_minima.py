@@ -56,13 +56,14 @@ def resting_minimum(
     z0: Tensor,  # positions and velocities at the start (n, 2), floating point
     solver="rk4@0.02",  # a `Solver` or its name; by default the paper's
 ) -> Tensor:
-    "Number of the minimum (n,) in which each particle rests at t = 100. Raises `ValueError` if one does not rest in any."
+    """Number of the minimum (n,) in which each particle rests at t = 100.
+    Raises `ValueError` if one does not rest in any."""
     with _making_tensors_on(z0.device):
         end = integrate(damped_particle, z0.double(), solver, t_span=(0., 100.)).z
     distances = (end[:, :1] - end.new_tensor(MINIMA)).abs()
     distance, label = distances.min(1)
     is_moving = (distance > .05) | (end[:, 1].abs() > .05)
     if is_moving.any():
-        raise ValueError(f"{int(is_moving.sum())} of {len(z0)} particles do not rest in a minimum under {solver}: "
-                         "take a smaller step, or start nearer to [-1, 2] × [-2, 2]")
+        raise ValueError(f"{int(is_moving.sum())} of {len(z0)} particles do not rest in a minimum under "
+                         f"{solver}: take a smaller step, or start nearer to [-1, 2] × [-2, 2]")
     return label

@@ -62,7 +62,8 @@ def solve_memory(
     batch_size: int,  # samples solved together, per member
     gradient: str | None = None,  # one of `GRADIENTS`; the block's if None
 ) -> int:
-    "Bytes kept at most by forward and backward pass of a solve with gradient; without weights, and without what kernels use."
+    """Bytes kept at most by forward and backward pass of a solve with gradient; without weights, and
+    without what kernels use."""
     one, two = (_evaluation_bytes(block, z, samples) for samples in (1, 2))
     evaluation = one + (batch_size - 1) * (two - one)
     step = block.solvers[0].tableau.stages * evaluation
@@ -73,8 +74,10 @@ def solve_memory(
     return kept[gradient or block.gradient]
 
 # %% ../../nbs/models/04_memory.ipynb #8dee8ec6
-_TEXTS = re.compile("out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED|bad_alloc"
-                    "|ErrorOutOfMemory|ErrorMemoryAllocation")
+_TEXTS = re.compile(  # the advice below, which starts with "out of memory", must not match
+    r"(CUDA|HIP|MPS|XPU)\b.{0,12}out of memory|ErrorOutOfMemory|ErrorMemoryAllocation|_STATUS_ALLOC_FAILED"
+    "|can't allocate memory|not enough memory|bad_alloc"
+)
 
 
 def is_out_of_memory(
@@ -96,20 +99,25 @@ def memory_advice(
     batch_size = z.shape[batch_axis]
     gradient = gradient or block.gradient
     sample = z.narrow(batch_axis, 0, 1)
-    gigabytes = {kind: solve_memory(block, sample, batch_size, kind) / 1e9 for kind in ("backprop", "checkpoint")}
+    gigabytes = {}
+    for kind in ("backprop", "checkpoint"):
+        gigabytes[kind] = solve_memory(block, sample, batch_size, kind) / 1e9
     remedies = [f"a smaller batch than {batch_size}"]
     if gradient == "backprop":
-        remedies.insert(0, f"checkpointing, --gradient checkpoint, which keeps about {gigabytes['checkpoint']:.2g} GB")
+        remedies.insert(0, "checkpointing, --gradient checkpoint, which keeps about "
+                           f"{gigabytes['checkpoint']:.2g} GB")
     kept = f"about {gigabytes[gradient]:.2g} GB" if gradient in gigabytes else "one step"
-    return (f"out of memory: {_count_steps(block)} steps with gradient={gradient!r} and batch size {batch_size} keep "
-            f"{kept}, besides weights, data and what kernels use. Less is needed by {', or by '.join(remedies)}")
+    return (f"out of memory: {_count_steps(block)} steps with gradient={gradient!r} and batch size "
+            f"{batch_size} keep {kept}, besides weights, data and what kernels use. Less is needed by "
+            f"{', or by '.join(remedies)}")
 
 # %% ../../nbs/models/04_memory.ipynb #ee7cb1e1
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 
 
 def retain_memory() -> bool:
-    "Keep memory that this process frees for its next tensors, where the C library is glibc; returns whether it will."
+    """Keep memory that this process frees for its next tensors, where the C library is glibc; returns
+    whether it will."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 PRECISIONS = ("fp32", "tf32", "bf16")
 NEEDS = {
     "tf32": "an NVIDIA GPU of compute capability 8.0 or more",
-    "bf16": "an NVIDIA GPU of compute capability 8.0 or more, an AMD GPU with bf16, or a processor with AMX-BF16 or "
-            "AVX512-BF16",
+    "bf16": "an NVIDIA GPU of compute capability 8.0 or more, an AMD GPU with bf16, or a processor with "
+            "AMX-BF16 or AVX512-BF16",
 }
 
 
@@ -56,8 +56,8 @@ def check_precision(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     device = torch.device(device)
     if not _has(name, device):
-        raise ValueError(f"precision {name} needs {NEEDS[name]}; the {device} here is none: use --precision fp32, "
-                         "which runs everywhere")
+        raise ValueError(f"precision {name} needs {NEEDS[name]}; the {device} here is none: use "
+                         "--precision fp32, which runs everywhere")
     return name
 
 # %% ../../nbs/models/01_precision.ipynb #ec0daf59
@@ -107,7 +107,8 @@ def _switched(values):
 
 
 def _reads_switches(kind):
-    "Do kernels on such devices read the switches, and is this the process that starts them, not its compiler?"
+    """Do kernels on such devices read the switches, and is this the process that starts them, not its
+    compiler?"""
     return kind in _SWITCHED_KINDS and not torch.compiler.is_compiling()
 
 
@@ -115,7 +116,8 @@ def switched_to(
     name: str,  # one of `PRECISIONS`
     kind: str,  # of device: cpu, cuda
 ):
-    "A context in which PyTorch's kernels on such devices multiply in TF32, or not; the process's switches return after it."
+    """A context in which PyTorch's kernels on such devices multiply in TF32, or not; the process's
+    switches return after it."""
     return _switched(_wanted(name)) if _reads_switches(kind) else nullcontext()
 
 
@@ -130,7 +132,8 @@ def evaluated_in(
     name: str,  # one of `PRECISIONS`
     kind: str,  # of device: cpu, cuda
 ):
-    "A context in which to evaluate a field; what it returns has to be brought back to the dtype of the state."
+    """A context in which to evaluate a field; what it returns has to be brought back to the dtype of the
+    state."""
     rounding = torch.autocast(kind, torch.bfloat16) if name == "bf16" else nullcontext()
     return _both(switched_to(name, kind), rounding) if _reads_switches(kind) else rounding
 
@@ -163,7 +166,8 @@ def evaluate_in(
     net: nn.Module,  # layers of a field
     z: Tensor,  # a state, the input of `net`
 ) -> Tensor:
-    "net(z) in this precision, in the dtype of `z`. The way back has the same precision, and other work keeps its own."
+    """net(z) in this precision, in the dtype of `z`.
+    The way back has the same precision, and other work keeps its own."""
     kind = z.device.type
     with evaluated_in(name, kind):
         out = net(z).to(z.dtype)
