@@ -34,7 +34,8 @@ def grid_search(
     channels: int = 32,     # width of the field
     **options,              # of `fit`: iterations, batch_size, lr, progress, …
 ) -> pd.DataFrame:
-    "Returns one row per step count and seed: n_steps, seed, nfe, train_accuracy, test_accuracy, flips, valid."
+    """Returns one row per step count and seed: n_steps, seed, nfe, train_accuracy, test_accuracy,
+    flips, valid."""
     steps = sorted({int(n) for n in steps})
     seeds = [int(seed) for seed in seeds]
     if not steps or steps[0] < 1:
@@ -62,7 +63,8 @@ def grid_search(
 def critical_steps(
     grid: pd.DataFrame,  # with columns n_steps, seed, train_accuracy and valid, as from `grid_search`
 ) -> pd.DataFrame:
-    "Returns one row per seed: the largest n_steps that fails, its finer neighbour, and that one's accuracy; NaN for none."
+    """Returns one row per seed: the largest n_steps that fails, its finer neighbour, and that one's
+    accuracy; NaN for none."""
     rows = []
     for seed, runs in grid.sort_values("n_steps").groupby("seed"):
         failed = runs[~runs.valid.astype(bool)].n_steps

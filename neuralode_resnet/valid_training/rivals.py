@@ -43,7 +43,10 @@ class RandomMethod(RandomSolver):
 
 
 class RandomTolerance(RandomSolver):
-    "Draws the tolerance of an adaptive method, uniformly in its logarithm. Raises `ValueError` for an empty range."
+    """Draws the tolerance of an adaptive method, uniformly in its logarithm.
+
+    Raises `ValueError` for an empty range.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,10 @@ class RandomTolerance(RandomSolver):
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #82938bf7
 class RandomEnd:
-    "Draws the end of the time interval for every iteration, the same for all members. Raises `ValueError` for a bad spread."
+    """Draws the end of the time interval for every iteration, the same for all members.
+
+    Raises `ValueError` for a bad spread.
+    """
 
     def __init__(
         self,
@@ -122,7 +128,8 @@ class RandomEnd:
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #1bfb7c63
 class SolverPenalty:
-    "Adds weight · mean squared difference of the logits between the own solver and a finer one to the loss of every member."
+    """Adds weight · mean squared difference of the logits between the own solver and a finer one to
+    the loss of every member."""
 
     def __init__(
         self,
@@ -141,7 +148,8 @@ class SolverPenalty:
         self,
         run,  # the training, with batch, logits and evaluations of this iteration
     ) -> Tensor:
-        "Returns one number per member, and adds the evaluations of the finer solve to those of the run."
+        """Returns one number per member, and adds the evaluations of the finer solve to those of the
+        run."""
         block = run.model.block
         own = run.nfe
         with swapped(run.model, [solver.refined(self.factor) for solver in block.solvers]):
@@ -160,7 +168,10 @@ class SolverPenalty:
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #1a930ae7
 class CoarseToFine:
-    "Doubles the number of steps from `first` to `last` at equal distances of training. Raises `ValueError` if it cannot."
+    """Doubles the number of steps from `first` to `last` at equal distances of training.
+
+    Raises `ValueError` if it cannot.
+    """
 
     def __init__(
         self,

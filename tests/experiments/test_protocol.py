@@ -78,6 +78,18 @@ def test_valid_nfe_is_the_coarsest_from_which_on_all_agree():
     assert max(found) > 4  # there was something to find
 
 
+def test_a_coarser_solve_that_agrees_by_accident_does_not_count(monkeypatch):
+    model = NeuralODE.for_data(SHORT.data, "euler@1/8")
+    reference = torch.zeros(1, 100, dtype=torch.long)
+
+    def predict_of(model, x):
+        agrees = model.block.solvers[0].n_steps() != 4
+        return (reference if agrees else 1 - reference,)
+
+    monkeypatch.setattr("neuralode_resnet.experiments.protocol.predict", predict_of)
+    assert find_valid_nfe(model, SHORT.data.x_test[:100], reference, 16) == [4 * 8]
+
+
 def test_a_failed_solve_flips():
     model = NeuralODE.for_data(SHORT.data, "euler@1/8")
     for weight in model.block.field.parameters():

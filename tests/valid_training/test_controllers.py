@@ -130,7 +130,7 @@ def test_a_member_draws_alone_what_it_draws_in_company(log):
 def test_the_largest_depth_is_drawn_and_never_exceeded():
     for log in (False, True):
         depth = RandomDepth(2, 3, log=log)
-        depth.draw_uniform = lambda i: 1 - 2**-24
+        depth.draw_uniform = lambda i: 1.  # more than any draw
         assert depth.draw(0) == 3
         depth.draw_uniform = lambda i: 0.
         assert depth.draw(0) == 2
