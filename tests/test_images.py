@@ -17,14 +17,14 @@ from torch import nn
 
 from neuralode_resnet.cli import main as cli
 from neuralode_resnet.datasets import Data, as_states, load
-from neuralode_resnet.experiments import Experiment, run
+from neuralode_resnet.experiments import Experiment, read_experiment, run, run_into
 from neuralode_resnet.models import (
     NeuralODE, check_precision, compile_field, load_model, member, save_model, solve_memory,
 )
 from neuralode_resnet.models.memory import kept_bytes
-from neuralode_resnet.solver_swap import Validity
+from neuralode_resnet.solver_swap import Validity, table
 from neuralode_resnet.solvers import Solver
-from neuralode_resnet.training import TrainingError, fit
+from neuralode_resnet.training import TrainingError, fit, save_run
 
 
 def images(n=8, state=(3, 8, 8), n_classes=2):
@@ -247,7 +247,7 @@ def ask(way, root, tmp_path, monkeypatch, capsys, data="image_folder", **setting
 def check_refused(status, said, complaint, tmp_path, words):
     "One line on the error stream, and nothing begun."
     assert status == 2 and words in complaint and complaint.startswith("neuralode-resnet: ") and complaint.count("\n") == 1
-    assert "Traceback" not in said + complaint and not [*tmp_path.glob("out/*/*")] and not (tmp_path / "out/run.json").exists()
+    assert "Traceback" not in said + complaint and not [*tmp_path.glob("out/*/*")] and not (tmp_path / "out/experiment.toml").exists()
 
 
 @pytest.mark.parametrize("way", ["train", "sweep"])
@@ -273,7 +273,7 @@ def test_wrong_settings_are_one_message(words, settings, way, tmp_path, monkeypa
     check_refused(*ask(way, root, tmp_path, monkeypatch, capsys, **settings), tmp_path, words)
 
 
-def no_bf16(monkeypatch): monkeypatch.setattr("neuralode_resnet.precision._has", lambda name, kind: False)
+def no_bf16(monkeypatch): monkeypatch.setattr("neuralode_resnet.models.precision._has", lambda name, kind: False)
 def no_room(monkeypatch): monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
 def no_permission(monkeypatch): monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
 
@@ -294,7 +294,7 @@ def test_what_the_machine_lacks_is_one_message(lacking, words, way, tmp_path, mo
 
 def test_a_test_that_runs_out_of_memory_says_where_the_model_is(tmp_path, monkeypatch, capsys):
     def full(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    monkeypatch.setattr(cli, "verdict_table", full)
+    monkeypatch.setattr(table, "verdict_table", full)
     status, _, complaint = ask("train", folder(tmp_path / "images"), tmp_path, monkeypatch, capsys)
     assert status == 2 and "swap FOLDER --device cpu" in complaint and (tmp_path / "out/model.pt").is_file()
 
@@ -302,10 +302,12 @@ def test_a_test_that_runs_out_of_memory_says_where_the_model_is(tmp_path, monkey
 def test_a_resumed_training_on_images_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, capsys):
     words = ["train", "image_folder", "--root", folder(tmp_path / "images"), "--size", 3, "--solver", "euler@1/2", "--batch-size", 4, "--channels", 4]
     assert command(monkeypatch, capsys, *words, "--iterations", 6, "--out", tmp_path / "whole")[0] == 0
-    settings = json.loads((tmp_path / "whole/run.json").read_text())
-    data, model, seeds = cli._made(settings, "cpu")
-    fit(model, data, 3, 4, 1e-4, seed=seeds, checkpoint=tmp_path / "cut/checkpoint.pt", progress=False)
-    shutil.copy(tmp_path / "whole/run.json", tmp_path / "cut")
+
+    def kill(run):
+        if run.iteration == 3:
+            save_run(run, tmp_path / "cut/checkpoint.pt")
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run_into(tmp_path / "cut", read_experiment(tmp_path / "whole"), callbacks=[kill])
     refused = command(monkeypatch, capsys, *words, "--iterations", 6, "--precision", "bf16", "--resume", "--out", tmp_path / "cut")
     assert refused[0] == 2 and ("precision = fp32, not bf16" in refused[2] or "bf16 needs" in refused[2])
     assert command(monkeypatch, capsys, *words, "--iterations", 6, "--resume", "--out", tmp_path / "cut")[0] == 0
@@ -331,11 +333,11 @@ def test_a_difference_that_rounding_makes_is_not_blamed_on_the_solver(monkeypatc
     model, differs = NeuralODE.for_data(data, "euler@1/2", channels=4, seed=[0, 1], precision="bf16"), dict(flips=8, lost=8, won=0, threshold=.1)
     found = [Validity(Solver.parse("euler@1/2"), Solver.parse("rk4@1/2"), 8, 1., 0., **differs)] * 2
     for verdict in ("rounding", "solver"):
-        monkeypatch.setattr(cli, "rounded_validity", lambda alone, *rest: SimpleNamespace(verdict=verdict if alone.members is None else None))
-        named = [cli._verdict(model, data, i, one) for i, one in enumerate(found)]
+        monkeypatch.setattr(table, "rounded_validity", lambda alone, *rest: SimpleNamespace(verdict=verdict if alone.members is None else None))
+        named = [table._judge_row(model, data, i, one) for i, one in enumerate(found)]
         assert named == (["rounding"] * 2 if verdict == "rounding" else ["not valid"] * 2)
     model.block.field.precision = "fp32"
-    assert cli._verdict(model, data, 0, found[0]) == "not valid"
+    assert table._judge_row(model, data, 0, found[0]) == "not valid"
 
 
 ADAPTED = """

@@ -39,6 +39,7 @@ def find_models(
 ) -> dict:
     """Pairs of a model and its run folder, or `None`, by the name that they are reported under.
     Raises `ValueError`."""
+    from neuralode_resnet.experiments.results import read_model
     from neuralode_resnet.experiments.store import find_runs
     from neuralode_resnet.models import load_model, member
 
@@ -58,7 +59,7 @@ def find_models(
                          "save_model")
     found = {}
     for label, (file, folder) in files.items():
-        model = load_model(file)
+        model = load_model(file) if folder is None else read_model(folder)
         found[label] = (member(model, index) if model.members else model), folder
     return found
 
@@ -161,7 +162,7 @@ ModelArgument = Annotated[
 ]
 DataOption = Annotated[
     Optional[str],
-    typer.Option(help="sphere2 …, a .pt file with x and y, or package.module:function; a run names its data."),
+    typer.Option(help="sphere2 …, a .pt file with x and y, or package.module:function; a run has its data."),
 ]
 CompareOption = Annotated[str, typer.Option(help="class, accuracy or value.")]
 ChangeOption = Annotated[float, typer.Option(help="Of a value that matters, as a share of its size.")]

@@ -145,7 +145,8 @@ def _check_run_folder(out, experiment, force, resume):
         check_same(out, experiment)
     if not resume:
         advice = "give --resume to go on with the run that is there, " if is_run(out) else ""
-        raise ValueError(f"{holds}: {advice}name another folder with --out, or give --force to replace our files")
+        raise ValueError(f"{holds}: {advice}name another folder with --out, or give --force to replace "
+                         "our files")
 
 
 def _remove_run(folder):
@@ -329,8 +330,8 @@ for _name, _command in {**sweep_commands.COMMANDS, "audit": audit_command}.items
 
 # %% ../../nbs/cli/04_main.ipynb #5b0b2dbc
 _OUT_OF_MEMORY = (
-    "out of memory, not in training: data and model do not fit, or a test of 4096 samples at a time does not; "
-    "a model that `train` has written is tested elsewhere with neuralode-resnet swap FOLDER --device cpu"
+    "out of memory, not in training: data and model do not fit, or a test of 4096 samples at a time does "
+    "not; a model that `train` has written is tested elsewhere with neuralode-resnet swap FOLDER --device cpu"
 )
 
 

@@ -93,8 +93,8 @@ SolverOption = Annotated[
 ]
 SchemeOption = Annotated[
     Optional[str],
-    _scheme_option(help="A scheme with a name: recommended, paper, random-depth, midpoint-controller, penalty …; "
-                        "a wrong one lists all. The options below change parts of it."),
+    _scheme_option(help="A scheme with a name: recommended, paper, random-depth, penalty …; a wrong one "
+                        "lists all. The options below change parts of it."),
 ]
 NfeOption = Annotated[
     Optional[int],
@@ -124,8 +124,8 @@ CoarseToFineOption = Annotated[
 ]
 AdaptOption = Annotated[
     Optional[str],
-    _scheme_option(help="Adapt step or tolerance: paper (Algorithms 2 and 3), controller (keeps the share of flips "
-                        "near a target; sets the range of --depth), or none."),
+    _scheme_option(help="Adapt step or tolerance: paper (Algorithms 2 and 3), controller (keeps the share of "
+                        "flips near a target; sets the range of --depth), or none."),
 ]
 CheckMethodOption = Annotated[
     Optional[str],
@@ -260,7 +260,8 @@ def scheme_of(
         adaptation = None
     else:
         adaptation = _with_tolerance(_adaptation_for(adapt, own), own)
-    words = {"test_solver": check_method, "check_every": check_every, "target": target, "threshold": threshold}
+    words = {"check_every": check_every, "target": target, "threshold": threshold}
+    words["test_solver"] = check_method
     changes = {name: value for name, value in words.items() if value is not None}
     if changes and adaptation is None:
         raise ValueError("--check-method, --check-every, --target and --threshold belong to an "

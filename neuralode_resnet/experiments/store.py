@@ -206,7 +206,8 @@ def list_differences(
     "The fields in which two experiments differ, in words: `lr = 0.001, not 0.0001`."
     old, new = _flatten(asdict(before)), _flatten(asdict(now))
     names = dict.fromkeys([*old, *new])
-    return [f"{name} = {old.get(name)}, not {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+    different = [name for name in names if old.get(name) != new.get(name)]
+    return [f"{name} = {old.get(name)}, not {new.get(name)}" for name in different]
 
 # %% ../../nbs/experiments/03_store.ipynb #568c76e6
 RESULT = ("environment.json", "experiment.toml", "metrics-*.csv", "adaptation.csv", "model.pt", "swap.csv")
