@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'RunIsTaken', 'RunStopped', 'StoreError', 'collect', 'expand', 'experiment_from', 'from_toml',
-           'open_store', 'plan_sweep', 'read_experiment', 'read_result', 'read_trained', 'reproduce', 'run', 'run_into',
-           'status', 'sweep', 'to_toml']
+           'open_store', 'plan_sweep', 'read_data', 'read_experiment', 'read_model', 'read_result', 'read_trained',
+           'reproduce', 'run', 'run_into', 'status', 'sweep', 'to_toml']
 
 # %% ../../nbs/experiments/00_experiments.ipynb #6ac6bef3
 from neuralode_resnet.experiments.experiment import (
@@ -14,13 +14,14 @@ from neuralode_resnet.experiments.experiment import (
 from .grids import expand
 from .store import RunIsTaken, StoreError, open_store, read_experiment
 from .runs import RunStopped, run, run_into
-from .results import collect, read_result, read_trained, status
+from .results import collect, read_data, read_model, read_result, read_trained, status
 from .sweeps import plan_sweep, sweep
 from .reproductions import reproduce
 
 # %% ../../nbs/experiments/00_experiments.ipynb #84e705f0
 _all_ = [
     "Experiment", "RunIsTaken", "RunStopped", "StoreError", "collect", "expand", "experiment_from",
-    "from_toml", "open_store", "plan_sweep", "read_experiment", "read_result", "read_trained", "reproduce",
+    "from_toml", "open_store", "plan_sweep", "read_data", "read_experiment",
+    "read_model", "read_result", "read_trained", "reproduce",
     "run", "run_into", "status", "sweep", "to_toml",
 ]

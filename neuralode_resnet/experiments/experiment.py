@@ -19,7 +19,8 @@ from ..datasets import as_states, load
 from ..models import PRECISIONS, NeuralODE
 from ..solvers import GRADIENTS, Solver
 from ..training import Batches, fit
-from ..valid_training.schemes import Scheme, check_keys
+from ..valid_training import Scheme
+from ..valid_training.schemes import check_keys
 
 # %% ../../nbs/experiments/01_experiment.ipynb #6fb3cb7b
 _SMALLEST = {"data_seed": 0, "channels": 1, "batch_size": 1, "iterations": 1, "size": 1}

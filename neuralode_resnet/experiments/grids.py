@@ -10,7 +10,8 @@ from itertools import product
 
 from .experiment import Experiment, experiment_from
 from ..solvers import Solver
-from ..valid_training.schemes import check_keys, find_scheme
+from ..valid_training import find_scheme
+from ..valid_training.schemes import check_keys
 
 # %% ../../nbs/experiments/02_grids.ipynb #ad820b66
 def solvers_around(

@@ -188,13 +188,26 @@ def read_experiment(
     return experiment
 
 
+def _flatten(table):
+    "The table with the keys of inner tables beside its own: `draw.low`."
+    flat = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def list_differences(
     before: Experiment,  # of a run folder
     now: Experiment,     # to be run
 ) -> list:
     "The fields in which two experiments differ, in words: `lr = 0.001, not 0.0001`."
-    old, new = asdict(before), asdict(now)
-    return [f"{name} = {old[name]}, not {new[name]}" for name in old if old[name] != new[name]]
+    old, new = _flatten(asdict(before)), _flatten(asdict(now))
+    names = dict.fromkeys([*old, *new])
+    different = [name for name in names if old.get(name) != new.get(name)]
+    return [f"{name} = {old.get(name)}, not {new.get(name)}" for name in different]
 
 # %% ../../nbs/experiments/03_store.ipynb #568c76e6
 RESULT = ("environment.json", "experiment.toml", "metrics-*.csv", "adaptation.csv", "model.pt", "swap.csv")

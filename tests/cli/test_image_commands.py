@@ -1,7 +1,8 @@
-"""Images on the command line and in sweeps: one message for whatever is wrong, the same bits after a resume."""
+"""Images, precision and memory where a notebook would say it badly: other processes, files of before, every way back."""
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,14 +13,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from neuralode_resnet.cli import main as cli
-from neuralode_resnet.datasets import Data, load
-from neuralode_resnet.experiments import Experiment, run
-from neuralode_resnet.models import NeuralODE, check_precision, load_model
-from neuralode_resnet.solver_swap import Validity
+from neuralode_resnet.datasets import Data, as_states, load
+from neuralode_resnet.experiments import Experiment, read_experiment, run, run_into
+from neuralode_resnet.models import (
+    NeuralODE, check_precision, compile_field, load_model, member, save_model, solve_memory,
+)
+from neuralode_resnet.models.memory import kept_bytes
+from neuralode_resnet.solver_swap import Validity, table
 from neuralode_resnet.solvers import Solver
-from neuralode_resnet.training import fit
+from neuralode_resnet.training import TrainingError, fit, save_run
 
 
 def images(n=8, state=(3, 8, 8), n_classes=2):
@@ -44,11 +49,154 @@ def has_bf16():
         return False
 
 
+def test_importing_everything_leaves_torchvision_alone():
+    code = ("import pkgutil, sys, neuralode_resnet as p\n"
+            "for m in pkgutil.iter_modules(p.__path__): __import__('neuralode_resnet.' + m.name)\n"
+            "assert 'torchvision' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_processes_decode_at_once_into_one_whole_cache(tmp_path):
+    folder(tmp_path, n=40)
+    code = "import sys; from neuralode_resnet.datasets import load; print(load('image_folder', root=sys.argv[1]).x_train.sum().item())"
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = {process.communicate()[0] for process in both}
+    assert len(said) == 1 and all(process.returncode == 0 for process in both)
+    assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".pt"]
+    assert said == {f"{load('image_folder', root=tmp_path).x_train.sum().item()}\n"}
+
+
+def test_a_cache_may_lie_elsewhere_or_nowhere(tmp_path):
+    root = folder(tmp_path / "images")
+    data = load("image_folder", root=root, cache=tmp_path / "elsewhere")
+    again = load("image_folder", root=root, cache=False)
+    assert not [*root.glob("decoded-*")] and len([*(tmp_path / "elsewhere").iterdir()]) == 1
+    assert torch.equal(data.x_train, again.x_train) and torch.equal(data.y_test, again.y_test)
+
+
+def test_train_and_test_folders_of_one_root_have_caches_of_their_own(tmp_path):
+    folder(tmp_path / "train", n=3), folder(tmp_path / "test", n=2)
+    data = load("image_folder", root=tmp_path, size=2)
+    assert data.x_train.shape == (6, 3, 2, 2) and data.x_test.shape == (4, 3, 2, 2) and len([*tmp_path.glob("decoded-*")]) == 2
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "adjoint"])
+@pytest.mark.parametrize("solver", ["euler@1/8", "dopri5@1e-2"])
+def test_bf16_gives_the_gradient_of_fp32_within_its_rounding(gradient, solver):
+    data, grads = images(), {}
+    x = data.x_train / 255
+    for precision in ("fp32", "bf16"):
+        model = NeuralODE.for_data(data, solver, channels=8, gradient=gradient, precision=precision)
+        logits = model(x)
+        logits.logsumexp(-1).sum().backward()
+        assert logits.dtype == torch.float32 and all(p.grad.dtype == torch.float32 for p in model.parameters())
+        grads[precision] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert 0 < (grads["bf16"] - grads["fp32"]).norm() < .1 * grads["fp32"].norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_members_of_an_image_ensemble_are_the_models_alone(precision):
+    data = images()
+    ensemble = NeuralODE.for_data(data, "euler@1/4", channels=8, seed=[3, 4], precision=precision)
+    x = data.x_train / 255
+    alone = NeuralODE.for_data(data, "euler@1/4", channels=8, seed=4, precision=precision)
+    assert member(ensemble, 1).block.field.precision == precision
+    assert torch.allclose(ensemble(ensemble.for_members(x))[1], alone(x), atol=1e-5)
+
+
+def test_a_file_keeps_the_precision_and_one_of_before_means_fp32(tmp_path):
+    model = NeuralODE.for_data(images(), "euler@1/4", channels=8, precision="bf16")
+    save_model(model, tmp_path / "model.pt")
+    assert load_model(tmp_path / "model.pt").block.field.precision == "bf16"
+    del model.config["precision"]
+    save_model(model, tmp_path / "before.pt")
+    assert load_model(tmp_path / "before.pt").block.field.precision == "fp32"
+
+
+def test_compiled_field_keeps_precision_and_gradient():
+    data = images()
+    plain, compiled = (NeuralODE.for_data(data, "euler@1/4", channels=8, precision="bf16") for _ in range(2))
+    x = data.x_train / 255
+    assert compile_field(compiled, x, backend="aot_eager")
+    for model in (plain, compiled):
+        model(x).square().sum().backward()
+    assert all(torch.allclose(a.grad, b.grad, rtol=.05, atol=.05 * a.grad.abs().max())
+               for a, b in zip(plain.parameters(), compiled.parameters()))
+
+
+@pytest.mark.skipif(not has_bf16(), reason="no bf16 on this processor")
+def test_training_in_bf16_keeps_fp32_weights_and_learns():
+    data = images(64)
+    model = NeuralODE.for_data(data, "euler@1/2", channels=8, precision="bf16")
+    history = fit(model, data, iterations=60, batch_size=32, lr=1e-2, progress=False)
+    assert history.loss.iloc[-1] < .5 * history.loss.iloc[0]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+def test_out_of_memory_says_what_would_need_less(gradient, monkeypatch):
+    data = images()
+    model = NeuralODE.for_data(data, "euler@1/16", channels=8, gradient=gradient)
+
+    def full(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    monkeypatch.setattr("neuralode_resnet.training.cross_entropy", full)
+    with pytest.raises(TrainingError) as error:
+        fit(model, data, iterations=2, batch_size=4, progress=False)
+    assert "a smaller batch than 4" in str(error.value) and "GB" in str(error.value)
+    assert ("--gradient checkpoint" in str(error.value)) == (gradient == "backprop")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_on_a_gpu_precisions_agree_and_the_estimate_is_most_of_what_is_allocated(precision):
+    data = SimpleNamespace(x_train=torch.rand(64, 3, 32, 32), n_classes=10)
+    x = data.x_train.cuda()
+    exact = NeuralODE.for_data(data, "euler@1/16", channels=64).cuda()
+    expected = exact(x).detach()
+    model = NeuralODE.for_data(data, "euler@1/16", channels=64, precision=precision).cuda()
+    check_precision(precision, "cuda")
+    torch.cuda.reset_peak_memory_stats()
+    logits = model(x)
+    logits.sum().backward()
+    assert (logits - expected).norm() < dict(fp32=1e-5, tf32=1e-2, bf16=1e-1)[precision] * expected.norm()
+    assert .5 < solve_memory(model.block, x[:1], 64) / torch.cuda.max_memory_allocated() < 1.2
+
+
+def test_what_is_kept_does_not_depend_on_the_weights_being_known_twice():
+    layer = torch.nn.Conv2d(3, 8, 3)
+    x = torch.rand(2, 3, 8, 8)
+    assert kept_bytes(lambda: layer(x), [*layer.parameters()] * 2) == x.numel() * 4
+
+
+# Layout
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+@pytest.mark.parametrize("seed", [0, [0, 1]], ids=["alone", "ensemble"])
+def test_convolutions_see_channels_last_from_the_first_step_to_the_last(gradient, seed):
+    data, seen = images(state=(3, 6, 6)), []
+    model = NeuralODE.for_data(data, "euler@1/4", channels=8, gradient=gradient, seed=seed)
+    template = model.block.field if model.members is None else model.block.field.template[0]
+    for layer in template.net[2::2]:  # what reaches the hidden layers; a state has few channels
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last)))
+    fit(model, data, iterations=2, batch_size=4, progress=False, seed=[0, 1] if model.members else 0)
+    assert all(seen) and len(seen) >= 2 * 2 * 4 * (model.members or 1)
+    weights = [p for p in model.block.field.parameters() if p.shape[-2:] == (3, 3)]
+    assert all((w if w.dim() == 4 else w[1]).is_contiguous(memory_format=torch.channels_last) for w in weights)
+    assert as_states(data.x_train).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_read_from_its_file_keeps_the_layout(tmp_path):
+    save_model(NeuralODE.for_data(images(), "euler@1/4", channels=8), tmp_path / "model.pt")
+    convolutions = [m for m in load_model(tmp_path / "model.pt").modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions) and len(convolutions) == 3
+
+
+# The command line and experiments
+
 def command(monkeypatch, capsys, *words):
     "Exit status of the console script, and what it said on both streams."
     monkeypatch.setattr(sys, "argv", ["neuralode-resnet", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
+    with pytest.raises(SystemExit) as stopped: cli.main()
     return stopped.value.code or 0, *capsys.readouterr()
 
 
@@ -99,7 +247,7 @@ def ask(way, root, tmp_path, monkeypatch, capsys, data="image_folder", **setting
 def check_refused(status, said, complaint, tmp_path, words):
     "One line on the error stream, and nothing begun."
     assert status == 2 and words in complaint and complaint.startswith("neuralode-resnet: ") and complaint.count("\n") == 1
-    assert "Traceback" not in said + complaint and not [*tmp_path.glob("out/*/*")] and not (tmp_path / "out/run.json").exists()
+    assert "Traceback" not in said + complaint and not [*tmp_path.glob("out/*/*")] and not (tmp_path / "out/experiment.toml").exists()
 
 
 @pytest.mark.parametrize("way", ["train", "sweep"])
@@ -125,7 +273,7 @@ def test_wrong_settings_are_one_message(words, settings, way, tmp_path, monkeypa
     check_refused(*ask(way, root, tmp_path, monkeypatch, capsys, **settings), tmp_path, words)
 
 
-def no_bf16(monkeypatch): monkeypatch.setattr("neuralode_resnet.models.precision._has", lambda name, device: name == "fp32")
+def no_bf16(monkeypatch): monkeypatch.setattr("neuralode_resnet.models.precision._has", lambda name, kind: False)
 def no_room(monkeypatch): monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
 def no_permission(monkeypatch): monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
 
@@ -146,7 +294,7 @@ def test_what_the_machine_lacks_is_one_message(lacking, words, way, tmp_path, mo
 
 def test_a_test_that_runs_out_of_memory_says_where_the_model_is(tmp_path, monkeypatch, capsys):
     def full(*args, **kwargs): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    monkeypatch.setattr(cli, "verdict_table", full)
+    monkeypatch.setattr(table, "verdict_table", full)
     status, _, complaint = ask("train", folder(tmp_path / "images"), tmp_path, monkeypatch, capsys)
     assert status == 2 and "swap FOLDER --device cpu" in complaint and (tmp_path / "out/model.pt").is_file()
 
@@ -154,10 +302,12 @@ def test_a_test_that_runs_out_of_memory_says_where_the_model_is(tmp_path, monkey
 def test_a_resumed_training_on_images_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, capsys):
     words = ["train", "image_folder", "--root", folder(tmp_path / "images"), "--size", 3, "--solver", "euler@1/2", "--batch-size", 4, "--channels", 4]
     assert command(monkeypatch, capsys, *words, "--iterations", 6, "--out", tmp_path / "whole")[0] == 0
-    settings = json.loads((tmp_path / "whole/run.json").read_text())
-    data, model, seeds = cli._made(settings, "cpu")
-    fit(model, data, 3, 4, 1e-4, seed=seeds, checkpoint=tmp_path / "cut/checkpoint.pt", progress=False)
-    shutil.copy(tmp_path / "whole/run.json", tmp_path / "cut")
+
+    def kill(run):
+        if run.iteration == 3:
+            save_run(run, tmp_path / "cut/checkpoint.pt")
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run_into(tmp_path / "cut", read_experiment(tmp_path / "whole"), callbacks=[kill])
     refused = command(monkeypatch, capsys, *words, "--iterations", 6, "--precision", "bf16", "--resume", "--out", tmp_path / "cut")
     assert refused[0] == 2 and ("precision = fp32, not bf16" in refused[2] or "bf16 needs" in refused[2])
     assert command(monkeypatch, capsys, *words, "--iterations", 6, "--resume", "--out", tmp_path / "cut")[0] == 0
@@ -183,11 +333,11 @@ def test_a_difference_that_rounding_makes_is_not_blamed_on_the_solver(monkeypatc
     model, differs = NeuralODE.for_data(data, "euler@1/2", channels=4, seed=[0, 1], precision="bf16"), dict(flips=8, lost=8, won=0, threshold=.1)
     found = [Validity(Solver.parse("euler@1/2"), Solver.parse("rk4@1/2"), 8, 1., 0., **differs)] * 2
     for verdict in ("rounding", "solver"):
-        monkeypatch.setattr(cli, "rounded_validity", lambda alone, *rest: SimpleNamespace(verdict=verdict if alone.members is None else None))
-        named = [cli._verdict(model, data, i, one) for i, one in enumerate(found)]
+        monkeypatch.setattr(table, "rounded_validity", lambda alone, *rest: SimpleNamespace(verdict=verdict if alone.members is None else None))
+        named = [table._judge_row(model, data, i, one) for i, one in enumerate(found)]
         assert named == (["rounding"] * 2 if verdict == "rounding" else ["not valid"] * 2)
     model.block.field.precision = "fp32"
-    assert cli._verdict(model, data, 0, found[0]) == "not valid"
+    assert table._judge_row(model, data, 0, found[0]) == "not valid"
 
 
 ADAPTED = """

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 from neuralode_resnet.experiments import (
-    Experiment, RunIsTaken, StoreError, collect, expand, open_store, read_toml, run, runs, status, store
-    as run_store, sweep, to_toml,
+    Experiment, RunIsTaken, StoreError, collect, expand, open_store, run, runs, status, store as run_store, sweep,
+    to_toml,
 )
 from neuralode_resnet.experiments.store import claimed, list_visible
+from neuralode_resnet.files import read_toml
 from neuralode_resnet.models import load_model
+from neuralode_resnet.valid_training import RECOMMENDED
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
+CONTROLLED = Experiment("sphere2", RECOMMENDED.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
+                        draw=RECOMMENDED.draw, adaptation={**RECOMMENDED.adaptation, "check_every": 7})
 LONGER = """
 data = "sphere2"
 train_solver = ["euler@1/2", "euler@1/3", "dopri5@1e-1"]
@@ -30,7 +34,7 @@ iterations = 2200
 channels = 4
 lr = 1e-3
 """
-RESULTS = ("experiment.toml", "swap.csv", "metrics-*.csv")  # files that hold neither times nor places
+RESULTS = ("experiment.toml", "swap.csv", "metrics-*.csv", "adaptation.csv")  # files that hold neither times nor places
 
 
 def contents(folder):
@@ -47,7 +51,7 @@ def contents_of_store(store):
 # Killed
 
 def start_sweep(file, store, jobs):
-    return subprocess.Popen([sys.executable, "-c", "from neuralode_resnet.cli import main; main()", "sweep", str(file),
+    return subprocess.Popen([sys.executable, "-c", "from neuralode_resnet.cli.main import main; main()", "sweep", str(file),
                              "--out", str(store), "--jobs", str(jobs)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -105,19 +109,20 @@ def stop_at(monkeypatch, n, after):
     monkeypatch.setattr(Path, "replace", counted)
 
 
+@pytest.mark.parametrize("experiment", [SMALL, CONTROLLED], ids=["fixed", "drawn and controlled"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_ended_at_any_file_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, after):
+def test_ended_at_any_file_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, after, experiment):
     monkeypatch.setattr(runs, "BLOCK", 15)
-    expected = contents(run(SMALL, tmp_path / "undisturbed"))
+    expected = contents(run(experiment, tmp_path / "undisturbed"))
     for n in range(100):
         with monkeypatch.context() as patched:
             stop_at(patched, n, after)
             try:
-                run(SMALL, tmp_path / str(n))
+                run(experiment, tmp_path / str(n))
                 break
             except Killed:
                 pass
-        folder = run(SMALL, tmp_path / str(n))
+        folder = run(experiment, tmp_path / str(n))
         assert contents(folder) == expected and "checkpoint.pt" not in list_visible(folder)
     assert n > 8  # every file was met
 
@@ -249,6 +254,51 @@ def test_a_finished_run_of_another_version_stays_and_says_so(tmp_path, monkeypat
     monkeypatch.setattr(run_store.neuralode_resnet, "__version__", "9.9.9")
     assert run(SMALL, tmp_path) == folder
     assert set(collect(tmp_path).version) == {json.loads((folder / "environment.json").read_text())["version"]} != {"9.9.9"}
+
+
+def exchange(first, second):
+    aside = first.with_name("aside")
+    for before, after in ((first, aside), (second, first), (aside, second)): before.rename(after)
+
+
+def test_exchanged_runs_are_named_and_give_no_rows(tmp_path):
+    other = Experiment(**{**SMALL.to_dict(), "lr": 1e-4})
+    folders = [run(experiment, tmp_path) for experiment in (SMALL, other)]
+    exchange(*folders)
+    for experiment in (SMALL, other):
+        with pytest.raises(StoreError, match="exchanged or copied"): run(experiment, tmp_path)
+    assert set(sweep([SMALL, other], tmp_path, jobs=1, progress=False)) == {SMALL.name, other.name}
+    with pytest.raises(ValueError, match="no finished run; .*exchanged or copied"): collect(tmp_path)
+    exchange(*folders)
+    assert len(collect(tmp_path)) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"sha256": 3}', '{"reason": [], "iteration": {}}', "{" * 5000])
+@pytest.mark.parametrize("name", ["done.json", "progress.json", "failed.json", "environment.json"])
+def test_an_odd_note_of_one_run_leaves_the_others_readable(tmp_path, name, text):
+    run(SMALL, tmp_path)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / name).write_text(text)
+    assert len(status(tmp_path)) == 2
+    frame = collect(tmp_path)
+    assert set(frame.run) == {SMALL.name}
+    assert list(frame.attrs["damaged"]) == (["odd"] if name == "done.json" else [])
+
+
+def test_a_crafted_marker_reads_nothing_outside_of_its_folder(tmp_path):
+    folder = run(SMALL, tmp_path)
+    marker = json.loads((folder / "done.json").read_text())
+    marker["sha256"]["../store.toml"] = "0"
+    (folder / "done.json").write_text(json.dumps(marker))
+    with pytest.raises(StoreError, match="missing or not what the run wrote"): run(SMALL, tmp_path)
+
+
+def test_what_a_killed_write_has_left_is_swept_and_nothing_else(interrupted):
+    for name in (".model.pt.77", ".checkpoint.pt.78", ".diary.79", "notes.txt"): (interrupted / name).touch()
+    run(SMALL, interrupted.parent)
+    left = {path.name for path in interrupted.iterdir()}
+    assert not {".model.pt.77", ".checkpoint.pt.78"} & left and {".diary.79", "notes.txt"} <= left
 
 
 def test_status_of_ten_thousand_runs(tmp_path, capsys):
