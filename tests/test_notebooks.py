@@ -38,7 +38,7 @@ def with_cost(path):
     return pytest.param(path, id=name, marks=pytest.mark.takes(COSTS.get(name, 1)))
 
 
-@pytest.mark.parametrize("path", map(with_cost, notebooks(NBS)))
+@pytest.mark.parametrize("path", [with_cost(path) for path in notebooks(NBS)])
 def test_notebook(path, runner, request, record_property):
     if reason := missing(path):
         pytest.skip(reason)
