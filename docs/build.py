@@ -11,18 +11,19 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import reference  # noqa: E402
 from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
-from notebooks import NBS, PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
+from notebooks import PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
+from notebooks import home as home_of  # noqa: E402
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
 PAGES = ROOT / "_proc"  # what Sphinx reads
-PARTS = {"00": "Numerics", "09": "Learning", "20": "Analysis", "30": "Experiments"}  # by the number of their first notebook
-COMMANDS = "40"
+COMMANDS = "cli"  # the door whose pages belong to the command line
+READERS = ("tutorials", "zoo", "paper")  # folders of pages that are no modules
 GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
 COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
 NO_FACTS = "no facts yet"
-SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "why_it_happens": "Why it happens",
+SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "why_it_happens": "Why it happens",
             "paper/index": "The paper", "api": "API", "command_line": "Command line", "benchmarks": "Benchmarks",
-            "changelog": "Changelog"}
+            "contributing": "Contributing", "changelog": "Changelog"}
 
 
 # Pages made of notebooks
@@ -37,6 +38,9 @@ def page_of(notebook: Notebook, folder: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\(((?:\.\./)*(?:\w+/)*\w+)\.ipynb", lambda link: "](" + page_link(notebook, link[1]), cell.source)
+            cell.source = cell.source.replace("](CONTRIBUTING.md)", "](/contributing.md)")
+    if notebook.is_door:
+        nb.cells += [mk_cell(text, "markdown") for text in (handed_on(notebook), rooms(notebook)) if text]
     nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nb.metadata["language_info"] = {"name": "python"}
     target = folder / f"{notebook.name}.ipynb"
@@ -52,8 +56,35 @@ def after_introduction(source: str) -> str:
 def page_link(notebook, link):
     "A link from notebook to notebook, as one from page to page."
     target = Notebook((notebook.path.parent / f"{link}.ipynb").resolve())
-    return "/" + target.name + ".ipynb"
+    return "/" + ("get_started" if target.name == "index" else target.name) + ".ipynb"
 
+
+def handed_on(door: Notebook) -> str:
+    "The names of a door, each linked to the room that documents it."
+    rows = [f"| {{py:obj}}`~{home_of(name, module)}.{name}` | `{home_of(name, module)}` | {first_sentence(door.module, name)} |"
+            for name, module in door.handed_on.items()]
+    return "\n".join([f"## From `{door.module}` import", "", "| name | defined in | |", "| --- | --- | --- |", *rows]) if rows else ""
+
+
+def first_sentence(module: str, name: str) -> str:
+    "Of the docstring of a function or class; constants have none."
+    import importlib
+    import inspect
+    found = getattr(importlib.import_module(module), name)
+    text = inspect.getdoc(found) if inspect.isclass(found) or inspect.isroutine(found) else ""
+    text = "" if reference.SKIPPED_DOC.match(text or "") else " ".join((text or "").split())
+    return re.split(r"(?<=[.?!]) ", text, maxsplit=1)[0].replace("|", "\\|")
+
+
+def rooms(door: Notebook) -> str:
+    "What the sidebar unfolds below a door."
+    behind = [page for page in notebooks() if page.folder == door.folder and not page.is_door]
+    return toctree({page.name: short(page) for page in behind}, hidden=True) if behind else ""
+
+
+def short(page: Notebook) -> str:
+    "What a sidebar calls a page: the name of a room as it is imported, the title of a page for readers."
+    return page.module.rpartition(".")[2] if page.module else page.title
 
 def origin(notebook) -> str:
     "One line below the title: where this page comes from, and for a tutorial how to run it without installing anything."
@@ -101,29 +132,24 @@ def listed(pages) -> str:
 
 
 def api(modules: list[Notebook]) -> str:
-    "The modules of each part, with what they export."
-    text = ["# API", "Every notebook is a module and a chapter: they build on one another from top to bottom, and read as one text. "
-            "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them."]
-    for title in PARTS.values():
-        chapters = [page for page in modules if part(page) == title]
-        if chapters:
-            text += [f"## {title}", "| module | claim | exports |\n| --- | --- | --- |\n" + "\n".join(map(api_row, chapters)),
-                     toctree([page.name for page in chapters], caption=title, hidden=True)]
-    return "\n\n".join(text)
-
-
-def part(page: Notebook) -> str:
-    return next(title for start, title in reversed(PARTS.items()) if page.path.stem >= start)
+    "A table of the doors, then the rooms behind each, folded."
+    doors = [page for page in modules if page.is_door or not page.folder]
+    text = ["# API", "The package is a house. What you import stands at its doors; behind a door are rooms, and a room is a "
+            "notebook: code, explanation and tests at once. Doors build on one another from top to bottom, and so do rooms. "
+            "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them.",
+            "| door | claim | names |\n| --- | --- | --- |\n" + "\n".join(map(api_row, doors)), "## The rooms"]
+    for door in doors:
+        behind = [page for page in modules if page.folder == door.folder and not page.is_door] if door.is_door else []
+        if behind:
+            text.append(f"::::{{dropdown}} {door.title}\n| room | claim | names |\n| --- | --- | --- |\n"
+                        + "\n".join(map(api_row, behind)) + "\n::::")
+    return "\n\n".join([*text, toctree([page.name for page in doors], hidden=True)])
 
 
 def api_row(page):
-    names = " ".join(f"{{py:obj}}`~{page.module}.{name}`" for name in public_names(page.module))
-    return f"| [{page.title}](/{page.name}.ipynb) | {page.claim} | {names} |"
-
-
-def public_names(module):
-    import importlib
-    return [name for name in importlib.import_module(module).__all__ if name[0] != "_"]
+    own = [f"{{py:obj}}`~{page.module}.{name}`" for name in page.defined]
+    others = [f"{{py:obj}}`~{home_of(name, module)}.{name}`" for name, module in page.handed_on.items()]
+    return f"| [{page.title}](/{page.name}.ipynb) | {page.claim} | {' '.join(own + others)} |"
 
 
 def paper(pages: list[Notebook]) -> str:
@@ -139,6 +165,11 @@ def paper(pages: list[Notebook]) -> str:
 def tutorials(pages: list[Notebook]) -> str:
     return "\n\n".join(["# Tutorials", "Each does one thing from start to end, in seconds.",
                         listed(pages), toctree([page.name for page in pages], hidden=True)])
+
+
+def zoo(pages: list[Notebook]) -> str:
+    return "\n\n".join(["# Zoo", "One page per family of Neural ODEs, audited and cured.", listed(pages),
+                        toctree([page.name for page in pages], hidden=True)])
 
 
 def home(front: Notebook, shown: dict[str, str], sections: dict[str, str]) -> str:
@@ -167,9 +198,9 @@ def write_pages(folder: Path) -> None:
     found = notebooks()
     front = next(page for page in found if page.name == "index")
     modules = [page for page in found if page.module]
-    group = {name: [page for page in found if page.folder == name] for name in ("tutorials", "paper")}
-    chapters = [page for page in modules if page.path.stem < COMMANDS]
-    commands = [page for page in modules if page.path.stem >= COMMANDS]
+    group = {name: [page for page in found if page.folder == name] for name in READERS}
+    chapters = [page for page in modules if page.door != COMMANDS and page.folder not in READERS]
+    commands = [page for page in modules if page.door == COMMANDS and (page.is_door or not page.folder)]
     for page in found:
         page_of(page, folder)
     (folder / "index.ipynb").rename(folder / "get_started.ipynb")
@@ -182,11 +213,14 @@ def write_pages(folder: Path) -> None:
         "tutorials/index": tutorials(group["tutorials"]),
         "paper/index": paper(group["paper"]),
         "api": api(chapters),
-        "command_line": reference.command_line(f"{PACKAGE}.cli", name) + "\n\n"
-            + toctree({page.name: f"The module {page.module}" for page in commands}, hidden=True),
+        "contributing": from_project(ROOT / "CONTRIBUTING.md"),
+        "command_line": reference.command_line(f"{PACKAGE}.{COMMANDS}.main", name) + "\n\n"
+            + toctree({page.name: f"The package {page.module}" for page in commands}, hidden=True),
         "benchmarks": from_project(ROOT / "benchmarks" / "README.md"),
         "changelog": from_project(ROOT / "CHANGELOG.md"),
     }
+    if group["zoo"] and not any(page.is_door for page in group["zoo"]):
+        texts["zoo/index"] = zoo(group["zoo"])
     for name in ["index", *sections]:
         file = folder / f"{name}.md"
         if name in texts:

@@ -6,9 +6,9 @@ from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
-from notebooks import PACKAGE, notebooks
+from notebooks import NBS, PACKAGE, home, notebooks
 
-NOTEBOOK = re.compile(r"^(?:nbs/)?(?P<name>[\w/]+?)(?:\.ipynb)?$")
+NOTEBOOK = re.compile(r"^(?:nbs/)?(?P<name>[\w/.]+?)(?:\.ipynb)?$")
 LINKED_ALREADY = (nodes.reference, nodes.title, addnodes.desc_signature)
 
 
@@ -50,19 +50,31 @@ def ancestors(node):
 
 
 def gather(app, env):
-    "Symbols by each of their short names, pages by the names of their notebooks and modules, names that pages import."
+    "Symbols by each of their names, pages by the names of their notebooks and modules, names that pages import."
+    pages = notebooks()
+    doors = {}  # where a name is defined: the doors that hand it on
+    for page in pages:
+        for name, module in page.handed_on.items():
+            doors.setdefault((home(name, module), name), []).append(page.module)
+    modules = {page.module for page in pages if page.module}
     for full, entry in env.get_domain("py").objects.items():
-        parts = full.removeprefix(f"{PACKAGE}.").split(".")
         if entry.objtype == "module":
             continue
-        for name in {full, ".".join(parts), ".".join(parts[1:])}:
+        parts = full.split(".")
+        cut = next(cut for cut in range(len(parts) - 1, 0, -1) if ".".join(parts[:cut]) in modules)
+        module, rest = ".".join(parts[:cut]), ".".join(parts[cut:])
+        places = [module, *doors.get((module, parts[cut]), [])]
+        names = {rest, f"{parts[cut - 1]}.{rest}", *(f"{place}.{rest}" for place in places)}
+        for name in names | {name.removeprefix(f"{PACKAGE}.") for name in names}:
             app.site_symbols.setdefault(name, set()).add((entry.docname, entry.node_id))
-    for notebook in notebooks():
+    for notebook in pages:
         page = "get_started" if notebook.name == "index" else notebook.name
-        names = {notebook.path.stem if not notebook.folder else f"{notebook.folder}/{notebook.path.stem}", notebook.name}
-        app.site_pages |= dict.fromkeys(names | ({notebook.module} if notebook.module else set()), page)
-        lists = re.findall(rf"from {PACKAGE}[.\w]* import ([\w, ]+)", "\n".join(cell.source for cell in notebook.code))
-        app.site_imports[page] = {name.strip() for names in lists for name in names.split(",")}
+        names = {notebook.path.relative_to(NBS).with_suffix("").as_posix(), notebook.name}
+        if notebook.module:
+            names |= {notebook.module, notebook.module.removeprefix(f"{PACKAGE}.")}
+        app.site_pages |= dict.fromkeys(names, page)
+        lists = re.findall(rf"from {PACKAGE}[.\w]* import (?:\(([^)]*)\)|([\w, ]+))", "\n".join(cell.source for cell in notebook.code))
+        app.site_imports[page] = {name.strip() for several in lists for name in "".join(several).split(",")}
 
 
 def setup(app):

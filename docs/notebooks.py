@@ -26,6 +26,7 @@ _parser.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = _parser["DEFAULT"]
 PACKAGE = SETTINGS["lib_name"]
 NBS = ROOT / SETTINGS["nbs_path"]
+DOORS = SETTINGS["doors"].split()  # the order of the chapters
 EXPORTED = {"export", "exports", "exporti"}
 DIRECTIVE = re.compile(r"^[ \t]*#[ \t]*\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)$", re.MULTILINE)
 DPI = 144  # of figures that do not say it themselves: `plots.use_style`
@@ -44,13 +45,23 @@ class Notebook:
 
     @property
     def name(self) -> str:
-        "Of the page: the path without the number, as nbdev's index of symbols has it."
+        "Of the page: the path without numbers, and `solvers/index` for the opening of the chapter `solvers`."
         relative = self.path.relative_to(NBS)
-        return relative.with_name(re.sub(r"^\d+[a-z]?_", "", relative.stem)).as_posix()
+        return relative.with_name("index" if self.is_door else re.sub(r"^\d+_", "", relative.stem)).as_posix()
 
     @property
     def folder(self) -> str:
         return self.path.relative_to(NBS).parent.as_posix().removeprefix(".")
+
+    @property
+    def door(self) -> str:
+        "The chapter that it belongs to: its folder, or what it is itself."
+        return self.folder or self.name
+
+    @property
+    def is_door(self) -> bool:
+        "Does it open the chapter of its folder?"
+        return bool(self.folder) and self.path.stem == f"00_{self.path.parent.name}"
 
     @property
     def source(self) -> str:
@@ -68,13 +79,32 @@ class Notebook:
 
     @cached_property
     def module(self) -> str | None:
-        "Name of the module that it exports, if it does."
+        "Name under which the module that it exports is imported, if it exports one."
         found = [value for cell in self.code for key, value in directives(cell).items() if key == "default_exp"]
-        return f"{PACKAGE}.{found[0]}" if found else None
+        return imported_as(found[0]) if found else None
+
+    @cached_property
+    def defined(self) -> list[str]:
+        "Public names that its exported cells define."
+        return [name for cell in self.exported for name in public_names(cell.source)]
+
+    @cached_property
+    def handed_on(self) -> dict[str, str]:
+        "For every name in `_all_` of a door: the module that it is imported from."
+        trees = [ast.parse(cell.source) for cell in self.exported]
+        sources = {alias.asname or alias.name: node.module for tree in trees for node in tree.body
+                   if isinstance(node, ast.ImportFrom) for alias in node.names}
+        lists = [ast.literal_eval(node.value) for tree in trees for node in tree.body
+                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_all_"]
+        return {name: sources[name] for names in lists for name in names if name in sources}
 
     @property
     def code(self):
         return [cell for cell in self.cells if cell.cell_type == "code"]
+
+    @property
+    def exported(self):
+        return [cell for cell in self.code if directives(cell).keys() & {"export", "exports"}]
 
     @property
     def figures(self):
@@ -100,16 +130,33 @@ def png(output) -> bytes | None:
     return base64.b64decode("".join(data)) if data else None
 
 
+def imported_as(module: str) -> str:
+    "`solvers.__init__` is imported as neuralode_resnet.solvers."
+    return f"{PACKAGE}.{module}".removesuffix(".__init__")
+
+
+KINDS = ["figure", "table", "algorithm", "supplement"]  # of pages about the paper, in this order; the rest follows
+
+
 def notebooks() -> list[Notebook]:
-    "In the order in which they are read. Paper pages: figures before tables before the rest."
+    "In the order in which they are read: chapter by chapter, by number within each."
     def ignored(path):
         return any(part[0] in "_." for part in path.relative_to(NBS).parts)
 
     def place(notebook):
-        rank = [kind for kind in ("figure", "table", "algorithm", "supplement") if notebook.path.stem.startswith(kind)]
-        kinds = ["figure", "table", "algorithm", "supplement", None]
-        return notebook.folder, kinds.index(rank[0] if rank else None) if notebook.folder == "paper" else 0, notebook.path.stem
+        chapter = DOORS.index(notebook.door) if notebook.door in DOORS else len(DOORS)
+        kind = next((rank for rank, kind in enumerate(KINDS) if notebook.path.stem.startswith(kind)), len(KINDS))
+        return chapter, notebook.folder, kind if notebook.folder == "paper" else 0, notebook.path.stem
     return sorted((Notebook(path) for path in NBS.rglob("*.ipynb") if not ignored(path)), key=place)
+
+
+def home(
+    name: str,    # handed on by a door
+    module: str,  # that the door imports it from
+) -> str:  # the module that defines it
+    "A door may hand on what another door hands on."
+    door = next((page for page in notebooks() if page.module == module and page.is_door), None)
+    return home(name, door.handed_on[name]) if door and name in door.handed_on else module
 
 
 # nbdev's processors, and ours
@@ -120,12 +167,13 @@ class Documented(Processor):
         module = default_exp(self.nb)
         if not module:
             return
-        self.nb.cells[1:1] = [mk_cell(f":::{{py:module}} {PACKAGE}.{module}\n:::", "markdown")]
+        name = imported_as(module)
+        self.nb.cells[1:1] = [mk_cell(f":::{{py:module}} {name}\n:::", "markdown")]
         made, seen = [], set()
         for cell in self.nb.cells:
             if cell.cell_type == "code" and cell.directives_.keys() & {"export", "exports"} and "hide" not in cell.directives_:
-                names = [name for name in public_names(cell.source) if name not in seen]  # a class may be continued later
-                made += [documentation(entry(f"{PACKAGE}.{module}", name)) for name in names]
+                names = [new for new in public_names(cell.source) if new not in seen]  # a class may be continued later
+                made += [documentation(entry(name, new)) for new in names]
                 seen.update(names)
             made.append(cell)
         self.nb.cells = made

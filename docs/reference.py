@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from enum import Enum
 
 from fastcore.docments import docments
@@ -85,9 +86,13 @@ def described(obj) -> str:
 def parameters(obj) -> str:
     "A table of the parameters that have a comment or a type; what is returned comes last."
     try:
-        found = docments(obj, full=True)
+        found = docments(inspect.unwrap(obj), full=True, args_kwargs=True)
     except (TypeError, ValueError, OSError):
         return ""
+    for base in inspect.getmro(obj)[1:] if inspect.isclass(obj) else ():  # fields that a dataclass inherits
+        inherited = docments(base, full=True) if is_dataclass(base) else {}
+        for name, info in found.items():
+            info["docment"] = info["docment"] or (inherited.get(name) or {}).get("docment")
     rows = [(f"`{name}`" if name != "return" else "returns", type_name(info), (info["docment"] or "").replace("\n", " "))
             for name, info in found.items() if name not in ("self", "cls")]
     if not any(comment for _, _, comment in rows):

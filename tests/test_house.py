@@ -182,6 +182,12 @@ def test_package_has_the_version_of_the_settings():
     assert f'__version__ = "{SETTINGS["version"]}"' in (LIB / "__init__.py").read_text(encoding="utf-8")
 
 
+def test_every_door_is_installed():
+    setuptools = pytest.importorskip("setuptools")
+    found = setuptools.find_packages(str(ROOT), include=[PACKAGE, f"{PACKAGE}.*"])
+    assert set(found) == {".".join(file.parent.relative_to(ROOT).parts) for file in FILES}
+
+
 def test_command_line_starts_at_a_public_function():
     _, target = SETTINGS["console_scripts"].split("=")
     module, function = target.split(":")

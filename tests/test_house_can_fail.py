@@ -319,11 +319,58 @@ def test_ceiling_or_missing_floor_is_found():
     assert len(house.unbounded_requirements(["torch", "numpy<2", "scipy==1.12", "pandas>=2,<3", "jax[cpu]>=0.4"])) == 4
 
 
-def test_failing_notebook_shows_its_traceback(good):
-    done = run_notebook(good("def f(): raise ValueError('the tolerance is 0')", "f()"))
-    assert done.returncode and "ValueError: the tolerance is 0" in done.stdout and "in f" in done.stdout
+# The runner of notebooks
+
+def test_failing_notebook_shows_its_traceback(good, runner):
+    done = run_notebook(good("def f(): raise ValueError('the tolerance is 0')", "f()"), runner)
+    assert done.code == 1 and "ValueError: the tolerance is 0" in done.output and "in f" in done.output
 
 
-@pytest.mark.parametrize("slow, fails", [(False, False), (True, True)])
-def test_slow_cells_run_only_when_asked(slow, fails, good):
-    assert bool(run_notebook(good("#| slow\nraise ValueError"), slow=slow).returncode) == fails
+@pytest.mark.parametrize("slow, code", [(False, 0), (True, 1)])
+def test_slow_cells_run_only_when_asked(slow, code, good, runner):
+    assert run_notebook(good("#| slow\nraise ValueError"), runner, slow=slow).code == code
+
+
+@pytest.mark.parametrize("assertion, said", [
+    ("assert 1 + 1 == 3", "assert 2 == 3"),
+    ("x = 2\nassert x < 1, 'too large'", "too large"),
+    ("import torch\nassert torch.tensor([1., 2.]).sum() < 1", "assert tensor(3.) < 1"),
+    ("def f(x):\n    return x\nassert f(2) == 2 and f(3) == 2", "assert (2 == 2 and 3 == 2)"),
+    ("def f(x):\n    assert x % 2 == 0\nf(3)", "assert 1 == 0"),
+    ("assert len([1, 2]) == 3", "where 2 = len([1, 2])"),
+    ("from fastcore.test import test_eq\ntest_eq(1 + 1, 3)", "2\n3"),
+])
+def test_a_failing_assertion_shows_values(assertion, said, good, runner):
+    done = run_notebook(good(assertion), runner)
+    assert done.code == 1 and said in done.output
+
+
+def test_rewritten_assertions_leave_their_notebook_as_it_was(good, runner):
+    lines = ["%time x = 1", "'a last expression'", "assert x == 1 and not x < 1, x", "with open('/dev/null') as file:\n    assert file"]
+    assert run_notebook(good(*lines), runner).code == 0
+
+
+def test_nothing_of_a_notebook_reaches_the_next_one(good, runner):
+    assert run_notebook(good("import os, torch, builtins\nbuiltins.left = os.environ['LEFT'] = '1'\n"
+                             "torch.set_default_dtype(torch.float64)"), runner).code == 0
+    assert run_notebook(good("import os, torch, builtins", "assert 'LEFT' not in os.environ and not hasattr(builtins, 'left')",
+                             "assert torch.get_default_dtype() == torch.float32"), runner).code == 0
+
+
+def test_a_notebook_that_crashes_is_named_and_the_next_one_runs(good, runner):
+    done = run_notebook(good("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"), runner)
+    assert done.code < 0 and "SIGSEGV" in done.output
+    assert run_notebook(good(), runner).code == 0
+
+
+@pytest.mark.parametrize("cell, limits, said", [
+    ("while True: pass", dict(cpu=2), "stopped: it took 2 s of processor time, allowed 2"),
+    ("import time\ntime.sleep(60)", dict(wall=2), "stopped after 2 s"),
+])
+def test_an_endless_notebook_is_stopped(cell, limits, said, good, runner):
+    done = runner.run(good(cell), **limits)
+    assert done.code != 0 and said in done.output
+
+
+def test_waiting_for_the_processor_is_no_fault(good, runner):
+    assert runner.run(good("import time\ntime.sleep(3)"), cpu=2).code == 0

@@ -16,13 +16,29 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from house import LIB, NBS, ROOT, SETTINGS, module_name, module_notebooks, notebooks, public_names
+from house import DOORS, NBS, PACKAGE, PAGES, ROOT, SETTINGS
+from house import defined_names, dotted, module_file, module_name, module_notebooks, notebooks, public_names
 
 REQUIRED = bool(os.environ.get("SITE_MUST_BE_TESTED"))
 SCREENSHOTS = ROOT / "_screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "why_it_happens", "paper/index",
-            "paper/figure_1", "api", "solvers", "training", "adaptation", "command_line", "cli", "benchmarks", "changelog"]
+            "paper/figure_1", "api", "solvers/index", "solvers/steps", "training", "adaptation/adapters", "command_line", "cli/main",
+            "benchmarks", "contributing", "changelog"]
+pytestmark = pytest.mark.xdist_group("site")  # one process builds it
+
+
+def page_of(path):
+    "Of a notebook: without numbers; the notebook of a door is the first page of its chapter."
+    relative = path.relative_to(NBS)
+    is_door = path.stem == f"00_{path.parent.name}"
+    return relative.with_name("index" if is_door else re.sub(r"^\d+_", "", path.stem)).as_posix()
+
+
+def reading_order(path):
+    parts = path.relative_to(NBS).parts
+    door = re.sub(r"^\d+_", "", parts[0]).removesuffix(".ipynb")
+    return DOORS.index(door), parts
 
 
 def without(reason):
@@ -66,7 +82,7 @@ def test_building_is_quick_and_the_site_is_small(built):
 
 
 def test_every_notebook_is_a_page(pages):
-    names = {(path.parent / re.sub(r"^\d+[a-z]?_", "", path.stem)).relative_to(NBS).as_posix() for path in notebooks(NBS)}
+    names = {page_of(path) for path in notebooks(NBS)}
     assert names | {"get_started"} <= {name.removesuffix(".html") for name in pages}
 
 
@@ -93,32 +109,64 @@ def test_no_link_inside_the_site_is_dead(site, pages):
 def test_every_public_name_has_its_place(pages):
     for path in module_notebooks(NBS):
         module = module_name(path)
-        ids = {tag["id"] for tag in pages[f"{module}.html"].find_all(id=True)}
-        missing = [name for name in public_names(LIB / f"{module}.py") if f"{SETTINGS['lib_name']}.{module}.{name}" not in ids]
-        assert not missing, f"{module}.html lacks {missing}"
+        ids = {tag["id"] for tag in pages[f"{page_of(path)}.html"].find_all(id=True)}
+        names = [f"{PACKAGE}.{dotted(module)}.{name}" for name in defined_names(module_file(module))]
+        missing = [name for name in names if name not in ids]
+        assert not missing, f"{page_of(path)}.html lacks {missing}"
+
+
+def test_a_door_leads_to_where_its_names_are_documented(pages):
+    doors = [path for path in module_notebooks(NBS) if page_of(path).endswith("/index")]
+    assert len(doors) >= 11
+    for path in doors:
+        links = [tag["href"] for tag in pages[f"{page_of(path)}.html"].find("article").find_all("a", href=True)]
+        missing = [name for name in public_names(module_file(module_name(path)))
+                   if not any(link.endswith(f".{name}") for link in links)]
+        assert not missing, f"{page_of(path)}.html does not link {missing}"
+
+
+def test_a_name_is_documented_once(pages):
+    found = [tag["id"] for page in pages.values() for tag in page.select("dt.sig[id]")]
+    twice = {name for name in found if found.count(name) > 1}
+    assert found and not twice, twice
 
 
 def test_names_in_backticks_are_linked(pages):
-    links = {tag["href"] for tag in pages["solver_swap.html"].find_all("a", href=True) if tag.find("code")}
-    assert f"models.html#{SETTINGS['lib_name']}.models.ODEBlock" in links and "crossing.html" in links
-    assert any(link.startswith("https://docs.pytorch.org/") for link in links)
+    def links(name):
+        return {tag["href"] for tag in pages[name].find_all("a", href=True) if tag.find("code")}
+    swap = links("solver_swap/swap.html")
+    assert f"../models/model.html#{PACKAGE}.models.model.ODEBlock" in swap
+    assert any(link.startswith("https://docs.pytorch.org/") for link in swap)
+    # as a reader writes them: a room, a name of a door, another door
+    assert {"tableaus.html", f"solver.html#{PACKAGE}.solvers.solver.Solver"} <= links("solvers/index.html")
+    assert {"solvers/steps.html", "training.html"} <= links("get_started.html")
 
 
 def test_directives_are_respected(pages):
-    text = pages["solver_swap.html"].get_text()
-    assert "#|" not in text and "nbdev_export" not in text and "default_exp" not in text
-    assert pages["solver_swap.html"].find("details", string=None, class_="hide")
+    page = pages["solver_swap/swap.html"]
+    assert "#|" not in page.get_text() and "nbdev_export" not in page.get_text() and "default_exp" not in page.get_text()
+    assert page.find("details", string=None, class_="hide")
 
 
-def test_the_numbered_notebooks_read_as_one_text(pages):
-    order = [f"{module_name(path)}.html" for path in module_notebooks(NBS)]
+def test_the_notebooks_read_as_one_text(pages):
+    modules = [path for path in module_notebooks(NBS) if path.relative_to(NBS).parts[0] not in PAGES]
+    order = [f"{page_of(path)}.html" for path in sorted(modules, key=reading_order)]
     page, seen = order[0], []
     while page in order:
         seen.append(page)
         following = pages[page].find("link", rel="next")
-        page = following["href"] if following else None
-        page = "cli.html" if page == "command_line.html" else page  # the reference stands between
+        page = os.path.normpath(os.path.join(os.path.dirname(page), following["href"])) if following else None
+        page = "cli/index.html" if page == "command_line.html" else page  # the reference stands between
     assert seen == order
+
+
+def test_chapters_are_the_doors(pages):
+    [table, *_] = pages["api.html"].find("article").find_all("table")
+    first = [row.find("a")["href"] for row in table.find("tbody").find_all("tr")]
+    assert first == [f"{door}/index.html" if (NBS / door).is_dir() else f"{door}.html" for door in DOORS if door != "cli"]
+    inside = {tag["href"] for tag in pages["api.html"].select("details a[href]")}
+    rooms = {f"{page_of(path)}.html" for path in module_notebooks(NBS) if path.relative_to(NBS).parts[0] not in ("cli", *PAGES)}
+    assert rooms - set(first) <= inside
 
 
 def test_every_page_about_the_paper_is_in_the_index_of_claims(pages):
@@ -217,11 +265,11 @@ def test_a_page_of_every_section(name, width, theme, visit):
 
 
 def test_maths_is_set(visit):
-    assert rendered(visit("crossing.html")) > 10 and rendered(visit("why_it_happens.html")) > 5
+    assert rendered(visit("crossing/trajectories.html")) > 10 and rendered(visit("why_it_happens.html")) > 5
 
 
 def test_maths_needs_no_server(site, visit):
-    assert rendered(visit("adaptation.html", base=f"{site.as_uri()}/")) > 10
+    assert rendered(visit("adaptation/adapters.html", base=f"{site.as_uri()}/")) > 10
 
 
 def test_figures_are_sharp_on_dense_screens(visit):
@@ -230,7 +278,7 @@ def test_figures_are_sharp_on_dense_screens(visit):
         assert densities and min(densities) >= 1.49, f"{name}: {densities} pixels of the figure to one of the page"
 
 
-@pytest.mark.parametrize("query, target", [("ToleranceAdapter", "adaptation.html"), ("fingerprint", "error_fan.html")])
+@pytest.mark.parametrize("query, target", [("ToleranceAdapter", "adaptation/adapters.html"), ("fingerprint", "error_fan/fan.html")])
 def test_search_finds(query, target, visit):
     page = visit(f"search.html?q={query}")
     page.wait_for_selector(f"#search-results a[href*='{target}']", timeout=10_000)
@@ -247,6 +295,6 @@ def test_the_theme_can_be_switched_and_stays(visit):
 
 
 def test_the_keyboard_reaches_the_text_first(visit):
-    page = visit("solvers.html")
+    page = visit("solvers/index.html")
     page.keyboard.press("Tab")
     assert "skip" in page.evaluate("document.activeElement.textContent").lower()
