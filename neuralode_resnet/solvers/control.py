@@ -142,7 +142,7 @@ def _why_no_progress(nfe, max_nfe, n_steps, t, h, ratio):
     return None
 
 
-def _find_culprits(z, z1, error, rtol, atol):
+def _find_culprits(z, z1, error, rtol, atol, is_certain):
     "Mask (batch,) of the samples that stopped a solve, from the last try; `None` without a batch axis."
     if z.dim() < 2:
         return None
@@ -152,7 +152,7 @@ def _find_culprits(z, z1, error, rtol, atol):
         broken = ~(ratios.isfinite() & z1.flatten(1).isfinite().all(1))
         if broken.any():
             return broken
-        return ratios >= ratios.max() / 4
+        return ratios > 1 if is_certain and (ratios > 1).any() else ratios >= ratios.max() / 4
 
 # %% ../../nbs/solvers/04_control.ipynb #74f43bce
 def _readings(tableau, t, h, end, wanted):
@@ -198,7 +198,8 @@ def adaptive_march(
         failure = _why_no_progress(nfe, max_nfe, len(grid), t, h, ratio)
         if failure:
             error = SolveError(failure)
-            error.samples, error.nfe = _find_culprits(*last_try, rtol, atol), nfe
+            error.nfe, error.is_certain = nfe, nfe <= max_nfe and math.isfinite(h)
+            error.samples = _find_culprits(*last_try, rtol, atol, error.is_certain)
             raise error
         ends_here = not beyond and sign * (t + h - end) > -time_slack((t, end))
         if ends_here:

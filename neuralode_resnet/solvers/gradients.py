@@ -96,7 +96,7 @@ def march_checkpointed(
             states += read
     return z
 
-# %% ../../nbs/solvers/05_gradients.ipynb #6c03883f
+# %% ../../nbs/solvers/05_gradients.ipynb #73f29197
 def _leads_elsewhere(node, known):
     "Does the graph from `node` end at a tensor that is not among `known`?"
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}

@@ -279,7 +279,7 @@ def _check_field(field, evaluate, z, t):
     if is_module:
         _CHECKED[field] = like
 
-# %% ../../nbs/solvers/08_solver.ipynb #a60d3001
+# %% ../../nbs/solvers/08_solver.ipynb #a70f67fd
 @dataclass(frozen=True)
 class _Problem:
     "What `integrate` was asked, checked."
@@ -500,7 +500,7 @@ def _keep_side(field, z, piece):
 
     return evaluate
 
-# %% ../../nbs/solvers/08_solver.ipynb #38f5395f
+# %% ../../nbs/solvers/08_solver.ipynb #fe6f759c
 def _solve_piece(field, z, problem, piece, max_nfe, nodes, states):
     "The `Solution` of a piece; nodes and output states go to the lists."
     solver, tableau = problem.solver, problem.solver.tableau
@@ -663,9 +663,9 @@ def integrate(
 
 _integrate_uncompiled = torch._disable_dynamo(integrate)  # where torch.compile leaves its graph
 
-# %% ../../nbs/solvers/08_solver.ipynb #9597fc2c
+# %% ../../nbs/solvers/08_solver.ipynb #8a458366
 ISOLATION_ROUNDS = 8  # failures in a row, after which a group of samples is halved
-ISOLATION_BUDGET = 20  # times max_nfe: evaluations after which the search for bad samples ends
+ISOLATION_BUDGET = 10  # times max_nfe: evaluations after which the search for bad samples ends
 
 
 def _nonfinite_samples(z):
@@ -701,7 +701,9 @@ def _solve_what_can_be(field, z0, problem):
             found = _solve(field, z0[rows], problem, allow_nonfinite=False)
         except SolveError as error:
             spent += error.nfe
-            if len(rows) > 1:
+            if error.is_certain and error.samples is not None and failures < ISOLATION_ROUNDS:
+                groups.append((rows[~error.samples.to(rows.device)], failures))
+            elif len(rows) > 1:
                 healthy, suspect = _split(rows, failures, error.samples)
                 groups += [(suspect, failures + 1), (healthy, failures + 1)]  # the last is tried next
             continue

@@ -133,7 +133,7 @@ def grid_nfe(
     between = sum(reading.is_between for step in grid for reading in step.readings)
     return sum(tableau.stages - step.reuse for step in grid) + between * (tableau.stages - 1)
 
-# %% ../../nbs/solvers/03_steps.ipynb #52fa4028
+# %% ../../nbs/solvers/03_steps.ipynb #fc6aad07
 def with_readings(
     grid: list,  # of `Step`s, from `fixed_grid`
     times: list,  # output times within the grid, in its direction
@@ -191,6 +191,7 @@ class SolveError(ArithmeticError):
     "A solve that cannot go on: non-finite state, too many evaluations, or a step size below the resolution of time."
 
     samples = None  # (batch,) bool, the samples that stopped it, where that is known
+    is_certain = False  # would each of these samples stop a solve of its own as well?
     nfe = 0  # evaluations that it cost, where that is known
 
 # %% ../../nbs/solvers/03_steps.ipynb #d7252e62
@@ -253,7 +254,7 @@ def march(
             nodes.append(z)
     return z, k
 
-# %% ../../nbs/solvers/03_steps.ipynb #43b2912c
+# %% ../../nbs/solvers/03_steps.ipynb #26750b3d
 def moving_grid(
     tableau: Tableau,  # the method
     grid: list,  # `Step`s of numbers
