@@ -15,90 +15,68 @@ from torch import Tensor, nn
 from .precision import PRECISIONS, evaluated_in
 
 # %% ../../nbs/models/02_fields.ipynb #5f386d6e
-class _DenseLayers:
-    "The values: layouts, and f(z) with the inputs of its layers."
-    def __init__(self, weights, # one (out, in) a layer; in an ensemble (member, out, in)
-                 biases):       # one (out,) a layer; in an ensemble (member, out)
+class DenseStack:
+    "f(z) for dense layers with ReLU between them, on states (…, batch, *state)."
+
+    def __init__(
+        self,
+        weights: list,  # one (out, in) per layer; in an ensemble (member, out, in)
+        biases: list,  # one (out,) per layer; in an ensemble (member, out)
+    ):
         self.lead, self.positions, self.only_natively = weights[0].dim() - 1, 1, False
-        self.tensors, self.weights, self.biases = [*weights, *biases], [*weights], [b[..., None] for b in biases]
-        self.affine, self.product = (torch.addmm, torch.mm) if self.lead == 1 else (torch.baddbmm, torch.bmm)
+        self.tensors = [*weights, *biases]
+        self.weights, self.biases = [*weights], [b[..., None] for b in biases]
+        self.affine = torch.addmm if self.lead == 1 else torch.baddbmm
         self.layers = [*zip(self.biases, self.weights)]
 
-    def enter(self, z):
-        "(…, batch, *state) to (…, numbers, batch)."
-        return z.flatten(self.lead).mT.contiguous()
-    def leave(self, z, shape):
-        "(…, numbers, batch) to `shape`, (…, batch, *state)."
-        return z.mT.reshape(shape)
-    def __call__(self, t, z): return self.leave(self.evaluate(self.enter(z))[0], z.shape)
-
-    def evaluate(self, z: Tensor): # (numbers, batch), or (member, numbers, batch)
-        "f(z), and the inputs of all layers, which `pull_back` needs."
-        saved = [z]
-        for layer in self.layers[:-1]: saved.append(self.affine(*layer, saved[-1]).relu_())
-        return self.affine(*self.layers[-1], saved[-1]), saved
-
-# %% ../../nbs/models/02_fields.ipynb #3c10e9fd
-class _Totals:
-    "Gradients of weights and biases, summed over the evaluations of one solve."
-    COLUMNS = 1024 # of a product: fewer, and the call costs more than the arithmetic; more, and the cache is left
-
-    def __init__(self, weights, biases):
-        self.weights = [torch.zeros_like(w) for w in weights]
-        self.biases = [torch.zeros_like(b) for b in biases]
-        self.accumulate = torch.Tensor.baddbmm_ if weights[0].dim() == 3 else torch.Tensor.addmm_
-        self.pending, self.columns = [], 0
-
-    def add(self, inputs, grads):
-        self.pending.append((inputs, grads))
-        self.columns += grads[0].numel() // grads[0].shape[-2]
-        if self.columns >= self.COLUMNS: self.flush()
-
-    def flush(self):
-        inputs, grads = (list(zip(*side)) for side in zip(*self.pending))
-        for weight, bias, a, g in zip(self.weights, self.biases, inputs, grads):
-            a, g = (side[0] if len(side) == 1 else torch.cat(side, -1) for side in (a, g))
-            self.accumulate(weight, g, a.mT)
-            bias += g.sum(-1, keepdim=True)
-        self.pending, self.columns = [], 0
-
-# %% ../../nbs/models/02_fields.ipynb #28ddb311
-class DenseStack(_DenseLayers):
-    "f(z) for dense layers with ReLU between them; offers what `gradients.solve_unrolled` asks of a field."
     def parameters(self):
-        "The tensors that it was made of, weights before biases."
+        "Returns the tensors that it was made of, weights before biases."
         return self.tensors
 
-    def new_totals(self):
-        "Where the weights' gradients of one solve are summed; `collect` empties it."
-        return _Totals(self.weights, self.biases)
+    def enter(
+        self,
+        z: Tensor,  # (…, batch, *state)
+    ):
+        "Returns `z` as (…, numbers, batch)."
+        return z.flatten(self.lead).mT.contiguous()
 
-    def pull_back(self, saved, g, totals): # of `evaluate`; gradient with respect to f(z); of `new_totals`
-        "Gradient with respect to z, from that of f(z), both (…, numbers, batch); the weights' gradients go to `totals`."
-        grads = [g]
-        for weight, a in zip(self.weights[:0:-1], saved[:0:-1]):
-            g = torch.ops.aten.threshold_backward(self.product(weight.mT, g), a, 0)
-            grads.append(g)
-        totals.add(saved, grads[::-1])
-        return self.product(self.weights[0].mT, g)
+    def leave(
+        self,
+        z: Tensor,  # (…, numbers, batch)
+        shape: torch.Size,  # (…, batch, *state)
+    ):
+        "Returns `z` in `shape`."
+        return z.mT.reshape(shape)
 
-    def collect(self, totals):
-        "The gradients of `parameters()`, in their order and shapes."
-        if totals.pending: totals.flush()
-        return [*totals.weights, *(b.squeeze(-1) for b in totals.biases)]
+    def evaluate(
+        self,
+        z: Tensor,  # (…, numbers, batch)
+    ):
+        "Returns f(z), like z."
+        for layer in self.layers[:-1]:
+            z = self.affine(*layer, z).relu()
+        return self.affine(*self.layers[-1], z)
+
+    def __call__(self, t, z):
+        return self.leave(self.evaluate(self.enter(z)), z.shape)
 
 # %% ../../nbs/models/02_fields.ipynb #a328463d
-def init_kaiming(module: nn.Module, # a field or a head, changed in place
-                 generator: torch.Generator): # where the numbers come from
-    "Kaiming-normal weights with the gain of a = 0, zero biases (paper, §4). Returns `module`."
+def init_kaiming(
+    module: nn.Module,  # a field or a head, changed in place
+    generator: torch.Generator,  # where the numbers come from
+):
+    "Draws Kaiming-normal weights with the gain of a = 0, zero biases (paper, §4). Returns `module`."
     for parameter in module.parameters():
-        if parameter.dim() > 1: nn.init.kaiming_normal_(parameter, generator=generator)
-        else: nn.init.zeros_(parameter)
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
     return module
 
 # %% ../../nbs/models/02_fields.ipynb #c51b892b
 class _Network(nn.Module):
     "Three layers with ReLU between them; a field, so it takes a time."
+
     def __init__(self, first, middle, last):
         super().__init__()
         self.net, self._precision = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), last), "fp32"
@@ -107,16 +85,22 @@ class _Network(nn.Module):
     def precision(self):
         "One of `PRECISIONS`, in which f is evaluated."
         return self._precision
+
     @precision.setter
     def precision(self, name):
-        if name not in PRECISIONS: raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        if name not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
         if name != "fp32" and hasattr(self, "folded"):
-            raise ValueError(f"precision {name} is for image fields; {type(self).__name__} is solved in fp32, which is fast")
+            raise ValueError(
+                f"precision {name} is for image fields; "
+                f"{type(self).__name__} is solved in fp32, which is fast"
+            )
         self._precision = name
 
     def forward(self, t, z):
         "f(z), like the state `z`; the time is not used."
-        with evaluated_in(self.precision, z.device.type): return self.net(z).to(z.dtype)
+        with evaluated_in(self.precision, z.device.type):
+            return self.net(z).to(z.dtype)
 
 # %% ../../nbs/models/02_fields.ipynb #7fa1bbff
 @cache
@@ -125,28 +109,48 @@ def _shifts(dim, dtype, device):
     q = torch.arange(dim, device=device)
     return torch.stack([(q[:, None] == q + k - 1).to(dtype) for k in range(3)])
 
+
 def _matrix(w, taps):
     "A kernel (…, out, in, tap) as a matrix (…, position · out, position · in)."
     return torch.einsum("...oik,kpq->...qopi", w, taps).flatten(-4, -3).flatten(-2)
 
 # %% ../../nbs/models/02_fields.ipynb #68a59730
 class Conv1dField(_Network):
-    "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
-    FOLD_UP_TO, BAND_UP_TO = 8, 12 # length of the state up to which dense layers are as fast, or faster; in native code
+    """conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3),
+    channels → 1 (kernel 1)."""
 
-    def __init__(self, channels: int = 32): # width of the hidden layers; states are (batch, 1, dim)
-        super().__init__(nn.Conv1d(1, channels, 1), nn.Conv1d(channels, channels, 3, padding=1), nn.Conv1d(channels, 1, 1))
+    FOLD_UP_TO = 8  # length of the state up to which dense layers are as fast, or faster
+    BAND_UP_TO = 12  # the same in native code
 
-    def dense_layers(self, parameters, z):
-        "Weights (…, out, in) and biases (…, out) of the same function on flat states; … is an ensemble's member axis."
+    def __init__(
+        self,
+        channels: int = 32,  # width of the hidden layers; states are (batch, 1, dim)
+    ):
+        middle = nn.Conv1d(channels, channels, 3, padding=1)
+        super().__init__(nn.Conv1d(1, channels, 1), middle, nn.Conv1d(channels, 1, 1))
+
+    def dense_layers(
+        self,
+        parameters: list,  # of the three layers, weight and bias in turn; … is an ensemble's member axis
+        z: Tensor,  # state (batch, 1, dim), for length and dtype
+    ):
+        "Returns weights (…, out, in) and biases (…, out) of the same function on flat states."
         dim, (w1, b1, w2, b2, w3, b3) = z.shape[-1], parameters
         here = torch.eye(dim, dtype=z.dtype, device=z.device)[None]
-        weights = [_matrix(w, taps) for w, taps in ((w1, here), (w2, _shifts(dim, z.dtype, z.device)), (w3, here))]
-        return weights, [b[..., None, :].expand(*b.shape[:-1], dim, -1).flatten(-2) for b in (b1, b2, b3)]
+        shifts = _shifts(dim, z.dtype, z.device)
+        weights = [_matrix(w1, here), _matrix(w2, shifts), _matrix(w3, here)]
+        biases = [b[..., None, :].expand(*b.shape[:-1], dim, -1).flatten(-2) for b in (b1, b2, b3)]
+        return weights, biases
 
-    def folded(self, z: Tensor, parameters=None): # state (batch, 1, dim); parameters of an ensemble, its own by default
-        "The same function as a `DenseStack`, or `None` where the convolution is faster."
-        if (dim := z.shape[-1]) > self.BAND_UP_TO: return None
+    def folded(
+        self,
+        z: Tensor,  # state (batch, 1, dim)
+        parameters: list | None = None,  # of an ensemble, by default its own
+    ):
+        "Returns the same function as a `DenseStack`, or `None` where the convolution is faster."
+        dim = z.shape[-1]
+        if dim > self.BAND_UP_TO:
+            return None
         stack = DenseStack(*self.dense_layers(parameters or [*self.parameters()], z))
         stack.positions, stack.only_natively = dim, dim > self.FOLD_UP_TO
         return stack
@@ -154,79 +158,146 @@ class Conv1dField(_Network):
 # %% ../../nbs/models/02_fields.ipynb #3e827886
 class LinearField(_Network):
     "linear of the paper (§4): dim → channels → channels → dim."
-    def __init__(self, dim: int, channels: int = 32): # numbers of a state (batch, dim); width of the hidden layers
-        super().__init__(nn.Linear(dim, channels), nn.Linear(channels, channels), nn.Linear(channels, dim))
 
-    def dense_layers(self, parameters, z):
-        "Weights (…, out, in) and biases (…, out), which a linear field has already."
+    def __init__(
+        self,
+        dim: int,  # numbers of a state (batch, dim)
+        channels: int = 32,  # width of the hidden layers
+    ):
+        super().__init__(
+            nn.Linear(dim, channels), nn.Linear(channels, channels), nn.Linear(channels, dim)
+        )
+
+    def dense_layers(
+        self,
+        parameters: list,  # of the three layers, weight and bias in turn
+        z: Tensor,  # not used
+    ):
+        "Returns weights (…, out, in) and biases (…, out), which a linear field has already."
         return [*parameters[::2]], [*parameters[1::2]]
 
-    def folded(self, z: Tensor, # state (batch, dim)
-               parameters=None): # an ensemble's, its own by default
-        "The same function as a `DenseStack`."
+    def folded(
+        self,
+        z: Tensor,  # state (batch, dim)
+        parameters: list | None = None,  # of an ensemble, by default its own
+    ):
+        "Returns the same function as a `DenseStack`."
         return DenseStack(*self.dense_layers(parameters or [*self.parameters()], z))
 
 # %% ../../nbs/models/02_fields.ipynb #2262913c
 class Conv2dField(_Network):
-    "conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels (kernel 1)."
-    alone = True # in an ensemble members are evaluated one after the other, see `Stacked`
-    def __init__(self, in_channels: int, channels: int = 128): # of a state (batch, in_channels, height, width); width
-        super().__init__(nn.Conv2d(in_channels, channels, 1), nn.Conv2d(channels, channels, 3, padding=1),
-                         nn.Conv2d(channels, in_channels, 1))
+    """conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), →
+    in_channels (kernel 1)."""
+
+    alone = True  # in an ensemble members are evaluated one after the other, see `Stacked`
+
+    def __init__(
+        self,
+        in_channels: int,  # of a state (batch, in_channels, height, width)
+        channels: int = 128,  # width of the hidden layers
+    ):
+        super().__init__(
+            nn.Conv2d(in_channels, channels, 1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, in_channels, 1),
+        )
         self.to(memory_format=torch.channels_last)
 
 # %% ../../nbs/models/02_fields.ipynb #a7fb7873
 class Stacked(nn.Module):
-    "Equal modules as one, with a leading member axis on parameters, inputs and outputs. Raises `ValueError` if unequal."
-    def __init__(self, modules): # at least one, of equal architecture
+    """Equal modules as one, with a leading member axis on parameters, inputs and outputs.
+
+    Raises `ValueError` if unequal.
+    """
+
+    def __init__(
+        self,
+        modules: list,  # at least one, of equal architecture
+    ):
         super().__init__()
         if len({repr(module) for module in modules}) != 1:
-            raise ValueError(f"an ensemble needs members of one architecture, got {[repr(m) for m in modules]}")
+            raise ValueError(
+                f"an ensemble needs members of one architecture, got {[repr(m) for m in modules]}"
+            )
         self.members = len(modules)
         self.names = [name for name, _ in modules[0].named_parameters()]
-        self.stacked = nn.ParameterList(nn.Parameter(torch.stack([dict(m.named_parameters())[name].detach()
-                                                                  for m in modules])) for name in self.names)
+        own = [dict(module.named_parameters()) for module in modules]
+        together = [torch.stack([values[name].detach() for values in own]) for name in self.names]
+        self.stacked = nn.ParameterList(map(nn.Parameter, together))
         self.template = (modules[0],)  # in a tuple, so that its parameters are not ours
 
     @property
     def precision(self):
         "In which the members, fields all of them, are evaluated."
         return self.template[0].precision
+
     @precision.setter
-    def precision(self, name): self.template[0].precision = name
+    def precision(self, name):
+        self.template[0].precision = name
 
     def _call(self, values, *args):
         "The template with `values` for its parameters."
         return torch.func.functional_call(self.template[0], dict(zip(self.names, values)), args)
 
-    def forward(self, *args): # a scalar argument (time) is shared, all others have a member axis
+    def forward(self, *args):  # a scalar argument (time) is shared, all others have a member axis
         "What every member makes of its part of `args`: (member, …)."
         own = [torch.is_tensor(arg) and arg.dim() > 0 for arg in args]
         if not getattr(self.template[0], "alone", False):
-            return torch.func.vmap(self._call, ([0] * len(self.names), *(0 if o else None for o in own)))([*self.stacked], *args)
+            axes = ([0] * len(self.names), *(0 if is_own else None for is_own in own))
+            return torch.func.vmap(self._call, axes)([*self.stacked], *args)
         parts = ([arg[i] if o else arg for arg, o in zip(args, own)] for i in range(self.members))
-        return torch.stack([self._call([value[i] for value in self.stacked], *part) for i, part in enumerate(parts)])
+        return torch.stack(
+            [
+                self._call([value[i] for value in self.stacked], *part)
+                for i, part in enumerate(parts)
+            ]
+        )
 
-    def folded(self, z: Tensor): # (member, batch, *state)
-        "All members as one `DenseStack`, or `None` if the template does not fold."
-        return self.template[0].folded(z, [*self.stacked]) if hasattr(self.template[0], "folded") else None
+    def folded(
+        self,
+        z: Tensor,  # (member, batch, *state)
+    ):
+        "Returns all members as one `DenseStack`, or `None` if the template does not fold."
+        return (
+            self.template[0].folded(z, [*self.stacked])
+            if hasattr(self.template[0], "folded")
+            else None
+        )
 
-    def member(self, i: int): # 0 ≤ i < members
-        "Member `i` as a module of its own, sharing nothing with the ensemble; its dtype and device."
+    def member(
+        self,
+        i: int,  # 0 ≤ i < members
+    ):
+        """Returns member `i` as a module of its own, sharing nothing with the ensemble; its
+        dtype and device."""
         module = copy.deepcopy(self.template[0]).to(self.stacked[0])
-        module.load_state_dict({name: value[i].detach() for name, value in zip(self.names, self.stacked)})
+        module.load_state_dict(
+            {name: value[i].detach() for name, value in zip(self.names, self.stacked)}
+        )
         return module
 
-    def view(self, i: int): # 0 ≤ i < members
-        "Member `i` as a field whose gradients reach the ensemble's parameters."
+    def view(
+        self,
+        i: int,  # 0 ≤ i < members
+    ):
+        "Returns member `i` as a field whose gradients reach the ensemble's parameters."
         return _View(self, i)
 
 # %% ../../nbs/models/02_fields.ipynb #01c3ad9a
 class _View:
     "One member of a `Stacked`, as a field."
-    def __init__(self, stacked, i): self.stacked, self.i = stacked, i
-    def parameters(self): return [value[self.i] for value in self.stacked.stacked]
-    def __call__(self, t, z): return self.stacked._call(self.parameters(), t, z)
+
+    def __init__(self, stacked, i):
+        self.stacked, self.values = stacked, [value[i] for value in stacked.stacked]
+
+    def parameters(self):
+        "The slices of the stacked parameters, the same ones at every call."
+        return self.values
+
+    def __call__(self, t, z):
+        return self.stacked._call(self.values, t, z)
+
     def folded(self, z):
+        "As `Stacked.folded`, for one member."
         field = self.stacked.template[0]
         return field.folded(z, self.parameters()) if hasattr(field, "folded") else None
