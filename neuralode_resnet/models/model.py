@@ -37,7 +37,8 @@ _marking = contextvars.ContextVar("marking_unsolved", default=False)
 
 @contextmanager
 def marking_unsolved():
-    "Within the block, in this thread: a sample that cannot be solved ends as NaN, and `ODEBlock.unsolved` marks it."
+    """Within the block, in this thread: a sample that cannot be solved ends as NaN, and
+    `ODEBlock.unsolved` marks it."""
     token = _marking.set(True)
     try:
         yield
@@ -53,7 +54,10 @@ class _Swap:
 
 
 class ODEBlock(nn.Module):
-    "z(T) of z' = f(t, z), z(0) = x, by a known solver (paper, §1). Raises `ValueError` for a wrong solver or gradient."
+    """z(T) of z' = f(t, z), z(0) = x, by a known solver (paper, §1).
+
+    Raises `ValueError` for a wrong solver or gradient.
+    """
 
     def __init__(
         self,
@@ -75,7 +79,10 @@ class ODEBlock(nn.Module):
         )
 
     def _read_solvers(self, solver):
-        "A list of solvers, one per member. Raises `ValueError` for a wrong number of them, or a wrong name."
+        """A list of solvers, one per member.
+
+        Raises `ValueError` for a wrong number of them, or a wrong name.
+        """
         count = self.members or 1
         if not isinstance(solver, (list, tuple)) or not solver:
             return [Solver.parse(solver)] * count
@@ -104,7 +111,8 @@ class ODEBlock(nn.Module):
 
     @property
     def solver(self):
-        "The `Solver` of every solve, or a list of them, one per member; set it with solvers or their names."
+        """The `Solver` of every solve, or a list of them, one per member; set it with
+        solvers or their names."""
         return self.solvers[0] if len(set(self.solvers)) == 1 else [*self.solvers]
 
     @solver.setter
@@ -150,7 +158,10 @@ class ODEBlock(nn.Module):
         path: bool = False,  # return the state at every node, too
         times=None,  # output times, as in `integrate`
     ):
-        "Returns the `Solution` from `z`. Raises `ValueError` for an ensemble whose members have steps of their own."
+        """Returns the `Solution` from `z`.
+
+        Raises `ValueError` for an ensemble whose members have steps of their own.
+        """
         if self.members is not None and (len(set(self.solvers)) > 1 or not self.solver.fixed):
             raise ValueError(
                 f"under {self.solver} every member has steps of its own: solve member(model, i).block instead"
@@ -218,7 +229,10 @@ def make_field(
     state: tuple,  # shape of a state
     channels: int,  # width of the layers
 ):
-    "Returns a field of the paper (§4) for states of shape `state`. Raises `ValueError` for a shape that it cannot take."
+    """Returns a field of the paper (§4) for states of shape `state`.
+
+    Raises `ValueError` for a shape that it cannot take.
+    """
     if FIELDS.get(len(state)) != name or (name == "conv1d" and state[0] != 1):
         fitting = FIELDS.get(len(state), "none")
         raise ValueError(
@@ -236,7 +250,8 @@ def make_head(
     state: tuple,  # shape of a state
     n_classes: int,  # number of classes
 ):
-    "Returns one linear layer on the flattened end state (paper, §4): (batch, *state) to (batch, n_classes)."
+    """Returns one linear layer on the flattened end state (paper, §4): (batch, *state) to
+    (batch, n_classes)."""
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(state).numel(), n_classes))
 
 # %% ../../nbs/models/03_model.ipynb #f7d4567d
@@ -278,7 +293,10 @@ class _Classifier(nn.Module):
         self,
         x: Tensor,  # (batch, *state); of an ensemble (member, batch, *state)
     ):
-        "Returns logits (batch, n_classes), members first. Raises `ValueError` for an ensemble's input without member axis."
+        """Returns logits (batch, n_classes), members first.
+
+        Raises `ValueError` for an ensemble's input without member axis.
+        """
         has_wrong_axes = self.config and x.dim() != len(self.config.get("state", ())) + 2
         if self.members and (len(x) != self.members or has_wrong_axes):
             raise ValueError(
@@ -291,7 +309,8 @@ class _Classifier(nn.Module):
         self,
         x: Tensor,  # (batch, *state)
     ):
-        "Returns the same batch for every member of an ensemble, without a copy; of a single model just `x`."
+        """Returns the same batch for every member of an ensemble, without a copy; of a
+        single model just `x`."""
         return x if self.members is None else x.expand(self.members, *x.shape)
 
 # %% ../../nbs/models/03_model.ipynb #fa120455
@@ -328,7 +347,11 @@ def _ensemble(cls, config):
 
 # %% ../../nbs/models/03_model.ipynb #54d86c1d
 class NeuralODE(_Classifier):
-    "f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and a head. Ensembles, too."
+    """f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and
+    a head.
+
+    Ensembles, too.
+    """
 
     @classmethod
     def from_config(
@@ -375,7 +398,10 @@ def member(
     model: NeuralODE,  # an ensemble
     i: int,  # 0 ≤ i < members
 ):
-    "Returns member `i` of an ensemble as a single model that shares nothing with it. Raises `ValueError` if there is none."
+    """Returns member `i` of an ensemble as a single model that shares nothing with it.
+
+    Raises `ValueError` if there is none.
+    """
     if model.members is None or not 0 <= i < model.members:
         raise ValueError(f"member {i} of a model with {model.members or 'no'} members")
     parts = (model.block.field, model.head, model.upstream)
@@ -396,7 +422,8 @@ def compile_field(
     z: Tensor,  # a state of the block (batch, *state), members first
     **options,  # of `torch.compile`
 ):
-    "Compiles the field in place and returns `True`; where that fails, or brings nothing, warns once and returns `False`."
+    """Compiles the field in place and returns `True`; where that fails, or brings nothing,
+    warns once and returns `False`."""
     field = getattr(model, "block", model).field
     if folded(field, z) is not field or native.usable(recognised(field, z), z):
         reason = "it folds for such states, which is faster"
@@ -419,7 +446,10 @@ def load_weights(
     state: dict,  # a state_dict
     source,  # where it came from, for the message
 ):
-    "Loads `state` into `model`. Raises `CheckpointError`, naming the first difference, if it is of another architecture."
+    """Loads `state` into `model`.
+
+    Raises `CheckpointError`, naming the first difference, if it is of another architecture.
+    """
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if own != found:

@@ -26,7 +26,10 @@ def swapped(
     model: nn.Module,  # anything that contains an `ODEBlock`
     solver,  # a `Solver` or its name, or one per member
 ):
-    "Within the block every `ODEBlock` of `model` uses `solver`. Raises `ValueError` for a model without one."
+    """Within the block every `ODEBlock` of `model` uses `solver`.
+
+    Raises `ValueError` for a model without one.
+    """
     blocks = [module for module in model.modules() if isinstance(module, ODEBlock)]
     if not blocks:
         raise ValueError(
@@ -63,7 +66,8 @@ def _is_alike(a, b):
 
 
 def _samples_at_once(x):
-    "Samples solved together: activations of more leave the caches of a processor, or fill the memory of a device."
+    """Samples solved together: activations of more leave the caches of a processor, or fill the
+    memory of a device."""
     if x.dim() != 4:
         return 4096
     return 16 if x.device.type == "cpu" else max(16, 2**20 // x[0].numel())
@@ -75,7 +79,8 @@ def predict(
     x: Tensor,  # inputs (n, *state), the same for all members
     batch_size: int | None = None,  # samples solved together; by default 4096, of images few
 ):
-    "Returns classes (member, n), -1 where a solve failed; steps and evaluations (member,), means over the batches."
+    """Returns classes (member, n), -1 where a solve failed; steps and evaluations (member,),
+    means over the batches."""
     was_training, dtype = model.training, next(model.parameters(), torch.empty(0)).dtype
     classes, costs, lengths = [], [], []
     model.eval()
@@ -99,7 +104,8 @@ def swap_grid(
     solvers,  # solvers or their names
     batch_size: int | None = None,  # samples solved together, see `predict`
 ):
-    "Returns a frame: solver, method, step_size, tol, n_steps, nfe, accuracy, agreement, unsolved; `member` (paper, §5)."
+    """Returns a frame: solver, method, step_size, tol, n_steps, nfe, accuracy, agreement,
+    unsolved; `member` (paper, §5)."""
     solvers = [
         Solver.parse(s) for s in ([solvers] if isinstance(solvers, (str, Solver)) else solvers)
     ]
@@ -134,7 +140,8 @@ def swap_grid(
 
 # %% ../../nbs/solver_swap/01_swap.ipynb #980c1bef
 def _mcnemar(lost, won):
-    "Two-sided probability of counts as unequal as these, if each sample were lost or won by the toss of a coin."
+    """Two-sided probability of counts as unequal as these, if each sample were lost or won by
+    the toss of a coin."""
     return binomtest(won, lost + won, 0.5).pvalue if lost + won else 1.0
 
 # %% ../../nbs/solver_swap/01_swap.ipynb #303c8476
@@ -162,7 +169,8 @@ class Validity:
 
     @property
     def valid(self):
-        "Do the accuracies differ by at most the threshold, whatever unsolved samples are? Counted in samples, exactly."
+        """Do the accuracies differ by at most the threshold, whatever unsolved samples are?
+        Counted in samples, exactly."""
         return abs(self.lost - self.won) + self.undecided <= math.floor(
             self.threshold * self.n + 1e-9
         )
@@ -209,7 +217,10 @@ def validity(
     threshold: float = 0.1,  # in (0, 1), 0.1 in the paper
     batch_size: int | None = None,  # samples solved together, see `predict`
 ):
-    "Returns the `Validity` of a model; of an ensemble a list, one per member. Raises `ValueError` for a bad threshold."
+    """Returns the `Validity` of a model; of an ensemble a list, one per member.
+
+    Raises `ValueError` for a bad threshold.
+    """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is a difference of accuracies in (0, 1), got {threshold}")
     if len(x) != len(y) or not len(x):

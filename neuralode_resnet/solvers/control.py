@@ -26,7 +26,10 @@ from .tableaus import Tableau
 
 # %% ../../nbs/solvers/04_control.ipynb #c9a8f1cc
 def _as_number(value, what):
-    "A tensor of one element as a number. Raises `NotImplementedError` where torch.func.vmap has many in its place."
+    """A tensor of one element as a number.
+
+    Raises `NotImplementedError` where torch.func.vmap has many in its place.
+    """
     inner = value
     while torch._C._functorch.is_functorch_wrapped_tensor(inner):
         if torch._C._functorch.is_batchedtensor(inner):
@@ -41,7 +44,8 @@ def _as_number(value, what):
 def sample_norm(
     z: Tensor,  # (batch, *state); a state with fewer than two axes is one sample
 ):
-    "Returns the mean over the batch of the Euclidean norm of each sample, a number (paper, Algorithm 2); 0 of no samples."
+    """Returns the mean over the batch of the Euclidean norm of each sample, a number (paper,
+    Algorithm 2); 0 of no samples."""
     samples = z.flatten(1) if z.dim() > 1 else z.reshape(1, -1)
     if samples.numel() == 0:
         return 0.0
@@ -58,7 +62,11 @@ def initial_step_size(
     k: Tensor | None = None,  # f(t, z), when it is known already
     direction: int = 1,  # -1 when time runs backward
 ):
-    "Returns Hairer's starting step, positive; NaN where f overflows (Hairer, Nørsett, Wanner I, p. 169; paper, §6)."
+    """Returns Hairer's starting step, positive; NaN where f overflows (Hairer, Nørsett, Wanner
+    I, p.
+
+    169; paper, §6).
+    """
     time = as_time(t, z)
     k = field(time, z) if k is None else k
     d0, d1 = norm(z), norm(k)
@@ -82,7 +90,8 @@ def error_ratio(
     rtol: float,  # relative tolerance
     atol: float,  # absolute tolerance
 ):
-    "Returns the root mean square of estimated over allowed error, 0 of no samples: a step is accepted at 1 or below."
+    """Returns the root mean square of estimated over allowed error, 0 of no samples: a step is
+    accepted at 1 or below."""
     if error.numel() == 0:
         return 0.0
     allowed = torch.maximum(z.abs(), z1.abs()).mul_(rtol).add_(atol)
@@ -100,7 +109,10 @@ def next_step_size(
     ratio: float,  # its `error_ratio`
     order: int,  # order of the method
 ):
-    "Returns the step size to try next (torchdiffeq's controller). A non-finite ratio shrinks as far as allowed."
+    """Returns the step size to try next (torchdiffeq's controller).
+
+    A non-finite ratio shrinks as far as allowed.
+    """
     if ratio == 0:
         return h * MAX_GROWTH
     if not math.isfinite(ratio):
@@ -142,7 +154,7 @@ def _why_no_progress(nfe, max_nfe, n_steps, t, h, ratio):
     return None
 
 
-def _find_culprits(z, z1, error, rtol, atol):
+def _find_culprits(z, z1, error, rtol, atol, is_certain):
     "Mask (batch,) of the samples that stopped a solve, from the last try; `None` without a batch axis."
     if z.dim() < 2:
         return None
@@ -152,11 +164,12 @@ def _find_culprits(z, z1, error, rtol, atol):
         broken = ~(ratios.isfinite() & z1.flatten(1).isfinite().all(1))
         if broken.any():
             return broken
-        return ratios >= ratios.max() / 4
+        return ratios > 1 if is_certain and (ratios > 1).any() else ratios >= ratios.max() / 4
 
 # %% ../../nbs/solvers/04_control.ipynb #74f43bce
 def _readings(tableau, t, h, end, wanted):
-    "`Reading`s of a step from t to t + h for the output times that it reaches, which leave the list `wanted`."
+    """`Reading`s of a step from t to t + h for the output times that it reaches, which leave
+    the list `wanted`."""
     slack = time_slack((t, end))
     reached, readings = min(abs(h), abs(end - t)), []
     while wanted and abs(wanted[0] - t) <= reached + slack:
@@ -185,7 +198,10 @@ def adaptive_march(
     states: list | None = None,  # collects the state at the output times
     beyond: bool = True,  # may the last step go beyond the end?
 ):
-    "Solves under step control. Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`."
+    """Solves under step control.
+
+    Returns a `Solution` whose grid `march` can walk again. Raises `SolveError`.
+    """
     attempt = attempt or _attempts(field, tableau)
     t, end = t_span
     sign = math.copysign(1.0, end - t)
@@ -198,7 +214,8 @@ def adaptive_march(
         failure = _why_no_progress(nfe, max_nfe, len(grid), t, h, ratio)
         if failure:
             error = SolveError(failure)
-            error.samples, error.nfe = _find_culprits(*last_try, rtol, atol), nfe
+            error.nfe, error.is_certain = nfe, nfe <= max_nfe and math.isfinite(h)
+            error.samples = _find_culprits(*last_try, rtol, atol, error.is_certain)
             raise error
         ends_here = not beyond and sign * (t + h - end) > -time_slack((t, end))
         if ends_here:

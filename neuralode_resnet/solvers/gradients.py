@@ -30,7 +30,8 @@ from .tableaus import Tableau, find_tableau
 def find_tensors(
     field,  # anything that can be called
 ):
-    "Returns the tensors with a gradient that `field` holds: as a module, in closures, arguments, attributes, containers."
+    """Returns the tensors with a gradient that `field` holds: as a module, in closures,
+    arguments, attributes, containers."""
     found, seen, places = {}, set(), [field]
     while places:
         place = places.pop()
@@ -72,15 +73,18 @@ def march_checkpointed(
     z: Tensor,  # initial state (batch, *state)
     states: list | None = None,  # collects the state at every reading of the grid
 ):
-    "Walks over `grid` in about √N segments, recomputed in the backward pass. Returns the end state, like z."
+    """Walks over `grid` in about √N segments, recomputed in the backward pass.
+
+    Returns the end state, like z.
+    """
     versions = [(tensor, tensor._version) for tensor in find_tensors(field)]
 
     def walk_segment(z, k, steps):
         for tensor, version in versions:
             if tensor._version != version:
                 raise RuntimeError(
-                    "a tensor needed for gradient computation has been modified by an inplace operation: shape "
-                    f"{tuple(tensor.shape)} is at version {tensor._version}, expected {version}; "
+                    "a tensor needed for gradient computation has been modified by an inplace operation: "
+                    f"shape {tuple(tensor.shape)} is at version {tensor._version}, expected {version}; "
                     "call backward before the weights change"
                 )
         read = []
@@ -96,7 +100,7 @@ def march_checkpointed(
             states += read
     return z
 
-# %% ../../nbs/solvers/05_gradients.ipynb #6c03883f
+# %% ../../nbs/solvers/05_gradients.ipynb #febb473d
 def _leads_elsewhere(node, known):
     "Does the graph from `node` end at a tensor that is not among `known`?"
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
@@ -113,7 +117,8 @@ def _leads_elsewhere(node, known):
 
 
 def _ends_of_graph(k, known, since=None):
-    "Leaves that `k` depends on, without those in `known`; raises `ValueError` at a node older than `since`."
+    """Leaves that `k` depends on, without those in `known`; raises `ValueError` at a node older
+    than `since`."""
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
     leaves, seen, nodes = [], set(), [k.grad_fn]
     while nodes:
@@ -126,8 +131,9 @@ def _ends_of_graph(k, known, since=None):
                 leaves.append(node.variable)
         elif since is not None and node._sequence_nr() < since and _leads_elsewhere(node, known):
             raise ValueError(
-                f"the field uses a tensor that was computed outside of it ({node.name()}), for which gradient='adjoint' "
-                "would give no gradient: pass that tensor, adjoint_params=(tensor,), or use gradient='backprop'"
+                f"the field uses a tensor that was computed outside of it ({node.name()}), "
+                "for which gradient='adjoint' would give no gradient: pass that tensor, adjoint_params=(tensor,), "
+                "or use gradient='backprop'"
             )
         else:
             nodes += [following for following, _ in node.next_functions]
@@ -140,7 +146,10 @@ def find_parameters(
     z: Tensor,  # a state (batch, *state)
     adjoint_params: tuple = (),  # tensors known to be used
 ):
-    "Returns all tensors with a gradient that f(t, z) depends on, by one evaluation. Raises `ValueError` for hidden ones."
+    """Returns all tensors with a gradient that f(t, z) depends on, by one evaluation.
+
+    Raises `ValueError` for hidden ones.
+    """
     known = [tensor for tensor in (*adjoint_params, *find_tensors(field)) if tensor.requires_grad]
     with torch.enable_grad():
         fence = (
@@ -203,8 +212,8 @@ class _Counted:
             and _ends_of_graph(k, (*self.known, t, z))
         ):
             raise RuntimeError(
-                "the backward solve used a weight that the field did not use at the start: its gradient would be "
-                "missing; pass it, adjoint_params=(weight,), or use gradient='backprop'"
+                "the backward solve used a weight that the field did not use at the start: "
+                "its gradient would be missing; pass it, adjoint_params=(weight,), or use gradient='backprop'"
             )
         return k
 
@@ -246,7 +255,10 @@ def solve_adjoint(
     states: list | None = None,  # collects the state at the output times
     beyond: bool = True,  # may adaptive steps go beyond the ends?
 ):
-    "Returns a `Solution` by torchdiffeq, with gradients by the adjoint ODE (Chen et al. 2018). `ValueError` where it cannot."
+    """Returns a `Solution` by torchdiffeq, with gradients by the adjoint ODE (Chen et al.
+
+    2018). `ValueError` where it cannot.
+    """
     name, tableau = _their_name(method, step_size), find_tableau(method)
     ends = tuple(float(t.detach()) if isinstance(t, Tensor) else t for t in t_span)
     known = find_parameters(field, ends[0], z, adjoint_params) if torch.is_grad_enabled() else ()

@@ -30,7 +30,8 @@ def joint_grid(
     grids: list,  # one list of `Step`s per member, from `fixed_grid`
     z: Tensor,  # state (member, batch, *state)
 ):
-    "Returns the grids as one, for `march`: t of a step is (member,), h (member, 1, …), with h = 0 after a member's end."
+    """Returns the grids as one, for `march`: t of a step is (member,), h (member, 1, …), with h
+    = 0 after a member's end."""
     longest = max(grids, key=len)
     padded = []
     for grid in grids:
@@ -103,11 +104,14 @@ def integrate_members(
     t_span: tuple = (0.0, 1.0),  # start and end time
     gradient: str = "backprop",  # one of `GRADIENTS`
     max_nfe: int = 100_000,  # evaluations of a member after which to give up
-    mark_unsolved: bool = False,  # under a tolerance: a sample that cannot be solved ends as NaN, instead of its member
+    mark_unsolved: bool = False,  # under a tolerance: a bad sample ends as NaN, instead of its member
     times=None,  # output times; the first result is then (len(times), member, batch, *state)
     jumps: tuple = (),  # times at which the field is discontinuous
 ):
-    "Returns end states like z; evaluations and steps, a list each. Raises `ValueError` for a step that does not fit."
+    """Returns end states like z; evaluations and steps, a list each.
+
+    Raises `ValueError` for a step that does not fit.
+    """
     if torch.compiler.is_dynamo_compiling():
         return _integrate_members_uncompiled(
             field, z, solvers, t_span, gradient, max_nfe, mark_unsolved, times, jumps

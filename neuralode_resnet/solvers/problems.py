@@ -20,7 +20,10 @@ from torch import Tensor
 # %% ../../nbs/solvers/01_problems.ipynb #bbc3f8b0
 @dataclass(frozen=True, eq=False)
 class Problem:
-    "An initial value problem z' = f(t, z), z(t0) = z0 that knows its solution. ValueError if it contradicts itself."
+    """An initial value problem z' = f(t, z), z(t0) = z0 that knows its solution.
+
+    ValueError if it contradicts itself.
+    """
 
     name: str  # what tests and legends call it
     field: Callable  # f(t, z): time (), state (batch, dim) -> (batch, dim), in the dtype of z
@@ -182,7 +185,10 @@ def reference(
     t0: float,  # time of `z`
     t1: float,  # time to go to; may lie before t0
 ) -> Tensor:
-    "Returns the state at `t1` (batch, dim), float64, by scipy's DOP853 at rtol 1e-13. ValueError if it cannot."
+    """Returns the state at `t1` (batch, dim), float64, by scipy's DOP853 at rtol 1e-13.
+
+    ValueError if it cannot.
+    """
     if t0 == t1:
         return z.double()
 

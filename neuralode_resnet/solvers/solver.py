@@ -121,7 +121,10 @@ class Solver:
         self,
         t_span: tuple = (0.0, 1.0),  # start and end time
     ):
-        "Returns the steps of a fixed-step solve, ceil(T / h). `None` under a tolerance, where only solving tells."
+        """Returns the steps of a fixed-step solve, ceil(T / h).
+
+        `None` under a tolerance, where only solving tells.
+        """
         return n_steps(tuple(map(float, t_span)), self.step_size) if self.fixed else None
 
     def refined(
@@ -136,7 +139,10 @@ class Solver:
         cls,
         text,  # "euler@1/64", or a `Solver`, which is returned as it is
     ):
-        "Returns the solver that `text` names; the inverse of `str`. Raises `ValueError` for what it cannot read."
+        """Returns the solver that `text` names; the inverse of `str`.
+
+        Raises `ValueError` for what it cannot read.
+        """
         return _parse(text)
 
     def __str__(self):
@@ -184,7 +190,8 @@ def check_problem(
     t_span: tuple,  # start and end time, numbers
     max_nfe: int,  # evaluations after which to give up
 ):
-    "Raises `TypeError`, `ValueError` or `SolveError` for a state, an interval or a step that cannot be solved."
+    """Raises `TypeError`, `ValueError` or `SolveError` for a state, an interval or a step that
+    cannot be solved."""
     if isinstance(z, Tensor) and z.is_complex():
         raise TypeError(
             f"z0 is complex ({z.dtype}): solve its real and imaginary parts, torch.view_as_real(z0), "
@@ -224,7 +231,8 @@ def _autocast_dtype(z):
 
 
 def _keep_autocast(field, z):
-    "`field` with the `torch.autocast` block around this call, its result in the dtype of `z`; else as it is."
+    """`field` with the `torch.autocast` block around this call, its result in the dtype of `z`;
+    else as it is."""
     low = _autocast_dtype(z)
     if low is None:
         return field
@@ -245,7 +253,8 @@ _CHECKED = (
 
 @torch.no_grad()
 def _check_field(field, evaluate, z, t):
-    "Raise `ValueError` unless `evaluate`, which calls `field`, returns the shape, dtype and device of its state."
+    """Raise `ValueError` unless `evaluate`, which calls `field`, returns the shape, dtype and
+    device of its state."""
     like, is_module = (z.shape, z.dtype, z.device), isinstance(field, nn.Module)
     if is_module and _CHECKED.get(field) == like:
         return
@@ -261,7 +270,7 @@ def _check_field(field, evaluate, z, t):
     if is_module:
         _CHECKED[field] = like
 
-# %% ../../nbs/solvers/09_solver.ipynb #a60d3001
+# %% ../../nbs/solvers/09_solver.ipynb #22badb92
 @dataclass(frozen=True)
 class _Problem:
     "What `integrate` was asked, checked."
@@ -324,7 +333,11 @@ def _read_times(t_span, times):
 
 
 def _read_problem(z, solver, t_span, times, jumps, **wishes):
-    "The `_Problem`. Raises `ValueError`, `TypeError`, `NotImplementedError` or `SolveError` before anything is solved."
+    """The `_Problem`.
+
+    Raises `ValueError`, `TypeError`, `NotImplementedError` or `SolveError` before anything is
+    solved.
+    """
     solver = Solver.parse(solver)
     ends, wanted = _read_times(t_span, times)
     if len(ends) != 2:
@@ -480,7 +493,7 @@ def _keep_side(field, z, piece):
 
     return evaluate
 
-# %% ../../nbs/solvers/09_solver.ipynb #38f5395f
+# %% ../../nbs/solvers/09_solver.ipynb #36f0e508
 def _solve_piece(field, z, problem, piece, max_nfe, nodes, states):
     "The `Solution` of a piece; nodes and output states go to the lists."
     solver, tableau = problem.solver, problem.solver.tableau
@@ -605,7 +618,11 @@ def integrate(
     adjoint_params: tuple = (),  # tensors the field uses, where gradient="adjoint" cannot find them
     mark_unsolved: bool = False,  # a sample that cannot be solved ends as NaN, instead of stopping its batch
 ):
-    "Solves z' = f(t, z). Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while computing."
+    """Solves z' = f(t, z).
+
+    Returns a `Solution`. Raises `ValueError` or `TypeError` before, `SolveError` while
+    computing.
+    """
     if torch.compiler.is_dynamo_compiling():
         if torch.compiler.is_exporting():
             raise NotImplementedError("a solve is exported by torch.export.export(..., strict=False)")
@@ -642,9 +659,9 @@ def integrate(
 
 _integrate_uncompiled = torch._disable_dynamo(integrate)  # where torch.compile leaves its graph
 
-# %% ../../nbs/solvers/09_solver.ipynb #9597fc2c
+# %% ../../nbs/solvers/09_solver.ipynb #4faa76a1
 ISOLATION_ROUNDS = 8  # failures in a row, after which a group of samples is halved
-ISOLATION_BUDGET = 20  # times max_nfe: evaluations after which the search for bad samples ends
+ISOLATION_BUDGET = 10  # times max_nfe: evaluations after which the search for bad samples ends
 
 
 def _nonfinite_samples(z):
@@ -680,7 +697,9 @@ def _solve_what_can_be(field, z0, problem):
             found = _solve(field, z0[rows], problem, allow_nonfinite=False)
         except SolveError as error:
             spent += error.nfe
-            if len(rows) > 1:
+            if error.is_certain and error.samples is not None and failures < ISOLATION_ROUNDS:
+                groups.append((rows[~error.samples.to(rows.device)], failures))
+            elif len(rows) > 1:
                 healthy, suspect = _split(rows, failures, error.samples)
                 groups += [(suspect, failures + 1), (healthy, failures + 1)]  # the last is tried next
             continue

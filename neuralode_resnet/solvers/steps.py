@@ -80,7 +80,8 @@ class Step:
 
 # %% ../../nbs/solvers/03_steps.ipynb #11df666b
 def _last_digit(x: float):
-    "What rounding may have done to `x`: two digits of float32, at least those of 1, if it was one, else one of float64."
+    """What rounding may have done to `x`: two digits of float32, at least those of 1, if it was
+    one, else one of float64."""
     mantissa = math.frexp(x)[0] * 2**24
     is_float32 = mantissa == int(mantissa) and mantissa % 2**8 != 0
     return max(abs(x), 1.0) * 2.0**-22 if is_float32 else abs(x) * 2.0**-52
@@ -102,7 +103,8 @@ def n_steps(
     t_span: tuple,  # start and end time
     step_size: float,  # h > 0
 ):
-    "Returns the steps that a solve takes: ceil(|T| / h), blind to rounding of h and of the times (paper, §6)."
+    """Returns the steps that a solve takes: ceil(|T| / h), blind to rounding of h and of the
+    times (paper, §6)."""
     length = abs(t_span[1] - t_span[0]) - time_slack(t_span, step_size)
     return max(1, math.ceil(length / step_size))
 
@@ -112,7 +114,8 @@ def fixed_grid(
     t_span: tuple,  # start and end time
     step_size: float,  # h > 0
 ):
-    "Returns `Step`s of size `step_size` from start to end; the last is shorter when h does not divide T (paper, §6)."
+    """Returns `Step`s of size `step_size` from start to end; the last is shorter when h does
+    not divide T (paper, §6)."""
     t0, t1 = t_span
     n = n_steps(t_span, step_size)
     signed = math.copysign(step_size, t1 - t0)
@@ -133,7 +136,7 @@ def grid_nfe(
     between = sum(reading.is_between for step in grid for reading in step.readings)
     return sum(tableau.stages - step.reuse for step in grid) + between * (tableau.stages - 1)
 
-# %% ../../nbs/solvers/03_steps.ipynb #52fa4028
+# %% ../../nbs/solvers/03_steps.ipynb #4c5cceeb
 def with_readings(
     grid: list,  # of `Step`s, from `fixed_grid`
     times: list,  # output times within the grid, in its direction
@@ -177,7 +180,8 @@ class Solution:
 
     @property
     def t(self):
-        "Times of the nodes, (n_steps + 1) in float64; where samples have times of their own (n_steps + 1, batch, 1, …)."
+        """Times of the nodes, (n_steps + 1) in float64; where samples have times of their
+        own (n_steps + 1, batch, 1, …)."""
         last = self.grid[-1]
         end = last.t + last.h * (1.0 if last.weights is None else sum(last.weights))
         times = [
@@ -188,9 +192,11 @@ class Solution:
 
 
 class SolveError(ArithmeticError):
-    "A solve that cannot go on: non-finite state, too many evaluations, or a step size below the resolution of time."
+    """A solve that cannot go on: non-finite state, too many evaluations, or a step size below
+    the resolution of time."""
 
     samples = None  # (batch,) bool, the samples that stopped it, where that is known
+    is_certain = False  # would each of these samples stop a solve of its own as well?
     nfe = 0  # evaluations that it cost, where that is known
 
 # %% ../../nbs/solvers/03_steps.ipynb #d7252e62
@@ -208,7 +214,8 @@ def stage_times(
     grid: list,  # of `Step`s
     like: Tensor,  # a state
 ):
-    "Returns for each step of `grid` the times of its stages, as tensors with the dtype and device of `like`."
+    """Returns for each step of `grid` the times of its stages, as tensors with the dtype and
+    device of `like`."""
     if not any(isinstance(number, Tensor) for step in grid for number in (step.t, step.h)):
         times = as_time([[step.t + c * step.h for c in tableau.c] for step in grid], like)
         return [row.unbind() for row in times.unbind()]
@@ -253,7 +260,7 @@ def march(
             nodes.append(z)
     return z, k
 
-# %% ../../nbs/solvers/03_steps.ipynb #43b2912c
+# %% ../../nbs/solvers/03_steps.ipynb #236c8014
 def moving_grid(
     tableau: Tableau,  # the method
     grid: list,  # `Step`s of numbers
@@ -262,7 +269,10 @@ def moving_grid(
     times: list
     | None = None,  # output times in the order of the grid's readings, numbers or tensors ()
 ):
-    "Returns `grid` as a function of its ends and output times, for autograd. Its numbers are those of `grid`."
+    """Returns `grid` as a function of its ends and output times, for autograd.
+
+    Its numbers are those of `grid`.
+    """
     start, end = (torch.as_tensor(t, device="cpu").double() for t in (t0, t1))
     wanted = iter([] if times is None else times)
     moving = []

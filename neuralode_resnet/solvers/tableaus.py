@@ -55,7 +55,8 @@ def order_of(
     up_to: int = 5,  # highest order to test
     tol: float = 1e-9,  # allowed residual of a condition
 ):
-    "Returns the order of consistency of the weights `b` (order conditions; Hairer, Nørsett, Wanner I, II.2.13)."
+    """Returns the order of consistency of the weights `b` (order conditions; Hairer, Nørsett,
+    Wanner I, II.2.13)."""
     for order in range(1, up_to + 1):
         for tree in rooted_trees(order):
             sum_of_weights = sum(b_i * phi_i for b_i, phi_i in zip(b, _phi(tree, a)))
@@ -104,7 +105,10 @@ def _cubic_weights(b, x):
 # %% ../../nbs/solvers/02_tableaus.ipynb #8eeb3f34
 @dataclass(frozen=True)
 class Tableau:
-    "An explicit Runge–Kutta method. Raises `ValueError` when the numbers contradict each other or the claimed order."
+    """An explicit Runge–Kutta method.
+
+    Raises `ValueError` when the numbers contradict each other or the claimed order.
+    """
 
     name: str  # as in `Solver("name", ...)`
     order: int  # order of the weights b, at most 5
@@ -140,14 +144,19 @@ class Tableau:
         self,
         x: float,  # position in the step, 0 at its start, 1 at its end
     ):
-        "Returns the weights b(x) of dense output, s numbers with sum x: z(t + x h) = z + h Σ b_i(x) k_i. Needs `mid`."
+        """Returns the weights b(x) of dense output, s numbers with sum x: z(t + x h) = z +
+        h Σ b_i(x) k_i.
+
+        Needs `mid`.
+        """
         return _quartic_weights(self.b, self.mid, x)
 
     def accurate_weights_at(
         self,
         x: float,  # position in the step, 0 at its start, 1 at its end
     ):
-        "Returns weights like `weights_at`, whose result is as accurate as the step: a cubic where `mid` is one stage."
+        """Returns weights like `weights_at`, whose result is as accurate as the step: a
+        cubic where `mid` is one stage."""
         stages_at_the_middle = sum(m != 0 for m in self.mid)
         return (
             _quartic_weights(self.b, self.mid, x)
