@@ -104,7 +104,7 @@ static void product(Band s, long m, long n, long depth, View a, const float *b, 
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #f028e407
+# %% ../../nbs/solvers/07_kernel.ipynb #928a8137
 _EXPONENTIAL = r"""
 static inline V choose(I where, V yes, V no) { return (V)((where & (I)yes) | (~where & (I)no)); }
 static inline V each(float x) { return (V){0} + x; }
@@ -142,7 +142,7 @@ static inline V exponential_less_one(V x) {  // x <= 0
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #f9169ac6
+# %% ../../nbs/solvers/07_kernel.ipynb #81153851
 _FUNCTIONS = r"""
 static inline V hyperbolic_tangent(V x) {
     x = within(x, -9, 9);
@@ -193,7 +193,7 @@ static inline Normal normal_distribution(V x) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #400b93fa
+# %% ../../nbs/solvers/07_kernel.ipynb #a7bbd3ec
 _LAYERS = r"""
 enum { NONE, RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SOFTPLUS, SILU, GELU, GELU_TANH };
 
@@ -265,7 +265,7 @@ static long lay_out_record(Layer *net, long layers, long rows) {  // returns its
 static float *result_of(const Layer *l, float *record, long rows) { return record + l->x + rows * l->in_row; }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #70bdb9d1
+# %% ../../nbs/solvers/07_kernel.ipynb #02d7feca
 _ACTIVATE = r"""
 static inline __attribute__((always_inline)) V value_of(const int activation, float p, float q, V x, V *slope) {
     V s, u;
@@ -338,7 +338,7 @@ static void damp(const Layer *l, float *g, const float *y, const float *slope, l
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #089b72d1
+# %% ../../nbs/solvers/07_kernel.ipynb #b6b86dc6
 _PROBLEM = r"""
 typedef struct {
     int64_t members, batch, layers;     // rows of one member's state
@@ -413,7 +413,7 @@ void measure(const Problem *p, int64_t *found) {  // chunks, numbers that a tape
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #1afba629
+# %% ../../nbs/solvers/07_kernel.ipynb #f72c9894
 _PACK = r"""
 static void set_weight(const Layer *l, long o, long i, float w) {
     l->w[o * l->in_row + i] = w;
@@ -451,7 +451,7 @@ static void pack(const Layer *net, long layers, const float *const *params) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #e3d60887
+# %% ../../nbs/solvers/07_kernel.ipynb #36343149
 _COLLECT = r"""
 static float gradient_of(const Layer *l, long o, long i) {
     return l->in < l->out ? l->dw[i * l->out_row + o] : l->dw[o * l->in_row + i];
@@ -493,7 +493,7 @@ static void collect(const Layer *net, long layers, float *const *gradients) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #00005468
+# %% ../../nbs/solvers/07_kernel.ipynb #60df3931
 _FIELD = r"""
 static void add(float *z, float c, const float *k, long n) {
     for (long i = 0; i < n; i++) z[i] += c * k[i];
@@ -550,7 +550,7 @@ static void pull_back(const Layer *net, long layers, long rows, long room, float
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #22df5b46
+# %% ../../nbs/solvers/07_kernel.ipynb #4bbcbe12
 _STEP = r"""
 enum { EVALUATE, MOVE, READY };  // the first stage of a step
 
@@ -588,7 +588,7 @@ static void step(Walk *w, double t, double h, const double *weights, int first, 
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #9972315d
+# %% ../../nbs/solvers/07_kernel.ipynb #ad4fc474
 _REVERSE = r"""
 static int reverse_step(Walk *w, double t, double h, const double *weights, int reused, int owed,
         float *g, float *k, float *total, float *inner) {
@@ -628,7 +628,7 @@ static int reverse_step(Walk *w, double t, double h, const double *weights, int 
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #755a6922
+# %% ../../nbs/solvers/07_kernel.ipynb #40f5deea
 _HELPERS = r"""
 typedef void (*Task)(void *about, long i);
 
@@ -687,7 +687,7 @@ static void *help(void *number) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #0d8e2db6
+# %% ../../nbs/solvers/07_kernel.ipynb #2eb7dad5
 _SPREAD = r"""
 static void forget_helpers_of_parent(void) {
     if (pool.process == getpid()) return;
@@ -739,7 +739,7 @@ static void spread(int together, Task task, void *about, long tasks) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #c3a61524
+# %% ../../nbs/solvers/07_kernel.ipynb #393856cd
 _JOB = r"""
 typedef struct {
     const Problem *problem;
@@ -819,7 +819,7 @@ static Walk walk_of(const Job *job, const Layer *net, long member, long chunk, f
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #47f83d15
+# %% ../../nbs/solvers/07_kernel.ipynb #496ec225
 _FORWARD = r"""
 static void walk_forward(void *about, long task) {
     const Job *job = about;
@@ -853,7 +853,7 @@ int forward(const Problem *p, const float *start, float *end, float *const *tape
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #0e45feda
+# %% ../../nbs/solvers/07_kernel.ipynb #e673cc33
 _BACKWARD = r"""
 static void walk_backward(void *about, long task) {
     const Job *job = about;
@@ -904,7 +904,7 @@ int backward(const Problem *p, const float *g_end, float *g_start, float *const 
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #fbe3a1fb
+# %% ../../nbs/solvers/07_kernel.ipynb #24202ea7
 _CONTROL = r"""
 enum { NEW, FULL, STUCK, DONE };
 
@@ -1000,7 +1000,7 @@ static void attempt_chunks(void *about, long worker) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #1da83afa
+# %% ../../nbs/solvers/07_kernel.ipynb #cdfc4713
 _CHOICES = r"""
 static double larger(double a, double b) { return b > a ? b : a; }   // as Python's max and min, also with a NaN
 static double smaller(double a, double b) { return b < a ? b : a; }
@@ -1044,7 +1044,7 @@ static double next_step(double h, double ratio, double order) {
 }
 """
 
-# %% ../../nbs/solvers/07_kernel.ipynb #635f8d59
+# %% ../../nbs/solvers/07_kernel.ipynb #60ea4e55
 _ADAPTIVE = r"""
 static void solve_member(Attempt *a, int together, Taken *taken) {
     const Job *job = a->job;
@@ -1155,7 +1155,7 @@ def _build(compiler, flags, folder):
         call("-o", str(made), "-lm", source=_SOURCE.encode())
         return made.replace(folder / f"{key}-{_hash(made.read_bytes())}.so")
 
-# %% ../../nbs/solvers/07_kernel.ipynb #800258a2
+# %% ../../nbs/solvers/07_kernel.ipynb #52833680
 _NUMBER, _POINTER, _REAL = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 
 class Problem(ctypes.Structure):

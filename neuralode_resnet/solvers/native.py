@@ -175,7 +175,7 @@ def _checked(code):
     if code:
         raise MemoryError("no memory for a native solve")
 
-# %% ../../nbs/solvers/08_native.ipynb #5612e5e3
+# %% ../../nbs/solvers/08_native.ipynb #88ebdf60
 class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx, run, report, z, *tensors):
@@ -221,7 +221,7 @@ def _pull_back(solve, tape, tensors, g):
 def _differentiable(z, tensors):
     return torch.is_grad_enabled() and (z.requires_grad or any(tensor.requires_grad for tensor in tensors))
 
-# %% ../../nbs/solvers/08_native.ipynb #bdd65333
+# %% ../../nbs/solvers/08_native.ipynb #9f2097b2
 def _walk(solve, z, tensors, taped):
     "End state, and the tape, which is `None` if nothing is to be differentiated."
     problem, alive = solve.problem(tensors, sum(solve.nfe))
@@ -250,7 +250,7 @@ def solve(stack: Stack,     # for which `usable` holds
         return _walk(run, z, tensors, True)
     return _Native.apply((run, keep), [], z, *tensors)
 
-# %% ../../nbs/solvers/08_native.ipynb #f9ece5e0
+# %% ../../nbs/solvers/08_native.ipynb #62597e44
 _ROOM = {} # how many steps the last solve of a kind took
 
 @dataclass

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATION', 'Layer', 'Stack', 'register', 'recognised', 'why_not', 'folded']
 
-# %% ../../nbs/solvers/06_stacks.ipynb #0b48fbcb
+# %% ../../nbs/solvers/06_stacks.ipynb #3b385c35
 import builtins
 import dis
 import inspect
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_modules
 
-# %% ../../nbs/solvers/06_stacks.ipynb #60d798b7
+# %% ../../nbs/solvers/06_stacks.ipynb #cdb291cc
 @dataclass(frozen=True)
 class Layer:
     "What one layer does with its weight and bias."
@@ -47,7 +47,7 @@ ACTIVATION = {
     "gelu_tanh": lambda x, p, q: F.gelu(x, approximate="tanh"),
 }
 
-# %% ../../nbs/solvers/06_stacks.ipynb #1eb8dd6f
+# %% ../../nbs/solvers/06_stacks.ipynb #8bb4768f
 def _matrix(kernel, layer, positions):
     "The kernel (…, out, in, taps) as a matrix (…, position · out, position · in)."
     q = torch.arange(positions, device=kernel.device)
@@ -116,7 +116,7 @@ class Stack:
             x = ACTIVATION[layer.activation](x, layer.p, layer.q)
         return self._leave(x, z.shape)
 
-# %% ../../nbs/solvers/06_stacks.ipynb #49be71ac
+# %% ../../nbs/solvers/06_stacks.ipynb #17f876bb
 class _Unknown(Exception):
     "Something that is not understood: the field is called as written."
 
@@ -198,7 +198,7 @@ class _Facts:
             return value
         raise _Unknown(f"{what}: {type(value).__name__}")
 
-# %% ../../nbs/solvers/06_stacks.ipynb #c3d40b37
+# %% ../../nbs/solvers/06_stacks.ipynb #91a9c8f6
 class _BatchSize(int):
     "The number of samples: good for making tensors, and for nothing that would depend on it."
     def _refuse(self, *_): raise _Unknown("a computation with the batch size")
@@ -321,7 +321,7 @@ class _State(_Symbol):
         return self
     def flatten(self, start_dim=0, end_dim=-1): return _flattened(self, start_dim, end_dim)
 
-# %% ../../nbs/solvers/06_stacks.ipynb #bc963b37
+# %% ../../nbs/solvers/06_stacks.ipynb #a5f3b242
 def _linear(state, weight, bias=None):
     if not isinstance(state, _State) or type(weight) is not nn.Parameter or weight.dim() != 2:
         raise _Unknown("a product")
@@ -396,7 +396,7 @@ _FUNCTIONS = {
     F.leaky_relu: _activation("leaky_relu", negative_slope=0.01), F.elu: _activation("elu", alpha=1.),
     F.softplus: _activation("softplus", beta=1., threshold=20.), F.silu: _activation("silu"), F.gelu: _gelu}
 
-# %% ../../nbs/solvers/06_stacks.ipynb #eda67e97
+# %% ../../nbs/solvers/06_stacks.ipynb #1080b092
 _ABSENT = object()
 
 class _Seen:
@@ -536,7 +536,7 @@ class _Trace:
         self.facts.read(forward)
         return forward(_Handle(self, module), *args, **kwargs)
 
-# %% ../../nbs/solvers/06_stacks.ipynb #97f05aaf
+# %% ../../nbs/solvers/06_stacks.ipynb #866a5175
 def _apply_linear(trace, module, state):
     return _linear(state, *trace.read(module, "weight", "bias"))
 
@@ -595,7 +595,7 @@ _USED = [(vars(F), name, getattr(F, name)) for name in
          ("linear", "conv1d", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "dropout")]
 _USED += [(vars(torch), name, getattr(torch, name)) for name in ("tanh", "sigmoid", "relu")]
 
-# %% ../../nbs/solvers/06_stacks.ipynb #a9388b95
+# %% ../../nbs/solvers/06_stacks.ipynb #08dd0255
 @dataclass
 class _Recognised:
     "A field's layers and tensors, and what they depend on."
@@ -657,7 +657,7 @@ def _recognise(field, shape, like):
     except Exception as error: # whatever goes wrong in reading, the field itself will be called
         return f"{type(error).__name__}: {error}"
 
-# %% ../../nbs/solvers/06_stacks.ipynb #6ce95b65
+# %% ../../nbs/solvers/06_stacks.ipynb #53d2d670
 _KNOWN = WeakKeyDictionary()    # field -> state's shape -> `_Recognised`
 _UNKNOWN = WeakKeyDictionary()  # field -> (state's shape and dtype, `_glance`), reason
 _ENSEMBLES = {}                 # class -> (function that takes it apart, has it members?, what the class was made of)
