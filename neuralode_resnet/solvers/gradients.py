@@ -100,7 +100,7 @@ def march_checkpointed(
             states += read
     return z
 
-# %% ../../nbs/solvers/05_gradients.ipynb #839f16f3
+# %% ../../nbs/solvers/05_gradients.ipynb #df8b996d
 def _leads_elsewhere(node, known):
     "Does the graph from `node` end at a tensor that is not among `known`?"
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
