@@ -170,6 +170,8 @@ def _find_culprits(z, z1, error, rtol, atol, is_certain):
 def _readings(tableau, t, h, end, wanted):
     """`Reading`s of a step from t to t + h for the output times that it reaches, which leave
     the list `wanted`."""
+    if not wanted:
+        return ()
     slack = time_slack((t, end))
     reached, readings = min(abs(h), abs(end - t)), []
     while wanted and abs(wanted[0] - t) <= reached + slack:

@@ -100,7 +100,7 @@ def march_checkpointed(
             states += read
     return z
 
-# %% ../../nbs/solvers/05_gradients.ipynb #febb473d
+# %% ../../nbs/solvers/05_gradients.ipynb #df8b996d
 def _leads_elsewhere(node, known):
     "Does the graph from `node` end at a tensor that is not among `known`?"
     stops = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
@@ -132,8 +132,8 @@ def _ends_of_graph(k, known, since=None):
         elif since is not None and node._sequence_nr() < since and _leads_elsewhere(node, known):
             raise ValueError(
                 f"the field uses a tensor that was computed outside of it ({node.name()}), "
-                "for which gradient='adjoint' would give no gradient: pass that tensor, adjoint_params=(tensor,), "
-                "or use gradient='backprop'"
+                "for which gradient='adjoint' would give no gradient: pass that tensor, "
+                "adjoint_params=(tensor,), or use gradient='backprop'"
             )
         else:
             nodes += [following for following, _ in node.next_functions]

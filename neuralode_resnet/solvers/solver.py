@@ -270,7 +270,7 @@ def _check_field(field, evaluate, z, t):
     if is_module:
         _CHECKED[field] = like
 
-# %% ../../nbs/solvers/09_solver.ipynb #22badb92
+# %% ../../nbs/solvers/09_solver.ipynb #981a014e
 @dataclass(frozen=True)
 class _Problem:
     "What `integrate` was asked, checked."
@@ -493,7 +493,7 @@ def _keep_side(field, z, piece):
 
     return evaluate
 
-# %% ../../nbs/solvers/09_solver.ipynb #36f0e508
+# %% ../../nbs/solvers/09_solver.ipynb #98b0ba52
 def _solve_piece(field, z, problem, piece, max_nfe, nodes, states):
     "The `Solution` of a piece; nodes and output states go to the lists."
     solver, tableau = problem.solver, problem.solver.tableau
@@ -659,7 +659,7 @@ def integrate(
 
 _integrate_uncompiled = torch._disable_dynamo(integrate)  # where torch.compile leaves its graph
 
-# %% ../../nbs/solvers/09_solver.ipynb #4faa76a1
+# %% ../../nbs/solvers/09_solver.ipynb #f0393d96
 ISOLATION_ROUNDS = 8  # failures in a row, after which a group of samples is halved
 ISOLATION_BUDGET = 10  # times max_nfe: evaluations after which the search for bad samples ends
 

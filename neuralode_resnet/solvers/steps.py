@@ -136,7 +136,7 @@ def grid_nfe(
     between = sum(reading.is_between for step in grid for reading in step.readings)
     return sum(tableau.stages - step.reuse for step in grid) + between * (tableau.stages - 1)
 
-# %% ../../nbs/solvers/03_steps.ipynb #4c5cceeb
+# %% ../../nbs/solvers/03_steps.ipynb #51e7c796
 def with_readings(
     grid: list,  # of `Step`s, from `fixed_grid`
     times: list,  # output times within the grid, in its direction
@@ -260,7 +260,7 @@ def march(
             nodes.append(z)
     return z, k
 
-# %% ../../nbs/solvers/03_steps.ipynb #236c8014
+# %% ../../nbs/solvers/03_steps.ipynb #760c68fb
 def moving_grid(
     tableau: Tableau,  # the method
     grid: list,  # `Step`s of numbers
