@@ -22,7 +22,9 @@ import torch
 def _whole(
     path: Path,  # what the file shall be called
 ):
-    "Yields a temporary path; after the block its file is on the disk under the name `path`, or nothing has changed."
+    """Yields a temporary path; after the block its file is on the disk under the name `path`, or
+    nothing has changed.
+    """
     if not isinstance(path, Path):
         raise TypeError(f"a file is named by a pathlib.Path, which comes first, got {type(path).__name__}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,10 @@ def write_text(
     text: str,             # its content, written as UTF-8 with line ends as they are
     replace: bool = True,  # replace a file that is there?
 ) -> None:
-    "Write `text` to `path`, whole or not at all. Raises `TypeError` for other kinds, `FileExistsError` without `replace`."
+    """Write `text` to `path`, whole or not at all.
+
+    Raises `TypeError` for other kinds, `FileExistsError` without `replace`.
+    """
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, got {type(text).__name__}")
     if isinstance(path, Path) and path.exists() and not replace:
@@ -84,13 +89,18 @@ def write_tensors(
     path: Path,     # file to write; missing folders are made
     payload: dict,  # tensors and plain values
 ) -> None:
-    "Write `payload` to `path` with `torch.save`, whole or not at all. Raises `OSError` or `RuntimeError` on a full disk."
+    """Write `payload` to `path` with `torch.save`, whole or not at all.
+
+    Raises `OSError` or `RuntimeError` on a full disk.
+    """
     with _whole(path) as temporary:
         torch.save(payload, temporary)
 
 
 def _check_archive(path):
-    "Raise `CheckpointError` unless every part of the ZIP archive has the content that it had when it was written."
+    """Raise `CheckpointError` unless every part of the ZIP archive has the content that it had when it
+    was written.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -98,15 +108,16 @@ def _check_archive(path):
         reason = str(error) or type(error).__name__
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from None
     if damaged:
-        raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong; restore the file")
+        raise CheckpointError(f"{path} is damaged: the checksum of its part {damaged} is wrong; "
+                              "restore the file")
 
 
 def _why_unreadable(path, error):
     "Why `path` was not loaded, without PyTorch's advice to load it all the same."
     asks_for = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if asks_for:
-        return (f"{path} holds more than tensors and plain values (it asks for {asks_for[1]}); it was not loaded, "
-                "because loading it could run code")
+        return (f"{path} holds more than tensors and plain values (it asks for {asks_for[1]}); it was "
+                "not loaded, because loading it could run code")
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     reason = first_line.split(". ")[0]
     return f"{path} is truncated or not a checkpoint: {reason[:100]}"
@@ -116,7 +127,10 @@ def read_tensors(
     path: Path,     # of a file that `write_tensors` wrote
     device="cpu",   # where the tensors go
 ) -> dict:
-    "What `write_tensors` wrote. Raises `CheckpointError`, saying why, for any other file and for a damaged one."
+    """What `write_tensors` wrote.
+
+    Raises `CheckpointError`, saying why, for any other file and for a damaged one.
+    """
     if not Path(path).is_file():
         raise CheckpointError(f"no file {path}")
     _check_archive(path)

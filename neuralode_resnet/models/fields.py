@@ -15,18 +15,23 @@ from .precision import PRECISIONS, evaluate_in
 from ..solvers.stacks import register
 
 # %% ../../nbs/models/02_fields.ipynb #a328463d
-def init_kaiming(module: nn.Module, # a field or a head, changed in place
-                 generator: torch.Generator): # where the numbers come from
+def init_kaiming(
+    module: nn.Module,  # a field or a head, changed in place
+    generator: torch.Generator,  # where the numbers come from
+):
     "Kaiming-normal weights with the gain of a = 0, zero biases (paper, §4). Returns `module`."
     for parameter in module.parameters():
-        if parameter.dim() > 1: nn.init.kaiming_normal_(parameter, generator=generator)
-        else: nn.init.zeros_(parameter)
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
     return module
 
 # %% ../../nbs/models/02_fields.ipynb #c51b892b
 class _Network(nn.Module):
     "Three layers with ReLU between them; a field, so it takes a time."
-    any_precision = False # can it be evaluated in other precisions than fp32?
+
+    any_precision = False  # can it be evaluated in other precisions than fp32?
 
     def __init__(self, first, middle, last):
         super().__init__()
@@ -36,11 +41,16 @@ class _Network(nn.Module):
     def precision(self):
         "One of `PRECISIONS`, in which f is evaluated."
         return self._precision
+
     @precision.setter
     def precision(self, name):
-        if name not in PRECISIONS: raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        if name not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
         if name != "fp32" and not self.any_precision:
-            raise ValueError(f"precision {name} is for image fields; {type(self).__name__} is solved in fp32, which is fast")
+            raise ValueError(
+                f"precision {name} is for image fields; {type(self).__name__} is solved in fp32, which "
+                "is fast"
+            )
         self._precision = name
 
     def forward(self, t, z):
@@ -49,25 +59,52 @@ class _Network(nn.Module):
 
 # %% ../../nbs/models/02_fields.ipynb #68a59730
 class Conv1dField(_Network):
-    "conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1 (kernel 1)."
-    def __init__(self, channels: int = 32): # width of the hidden layers; states are (batch, 1, dim)
-        super().__init__(nn.Conv1d(1, channels, 1), nn.Conv1d(channels, channels, 3, padding=1), nn.Conv1d(channels, 1, 1))
+    """conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1
+    (kernel 1).
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,  # width of the hidden layers; states are (batch, 1, dim)
+    ):
+        super().__init__(
+            nn.Conv1d(1, channels, 1),
+            nn.Conv1d(channels, channels, 3, padding=1),
+            nn.Conv1d(channels, 1, 1),
+        )
 
 # %% ../../nbs/models/02_fields.ipynb #3e827886
 class LinearField(_Network):
     "linear of the paper (§4): dim → channels → channels → dim."
-    def __init__(self, dim: int, channels: int = 32): # numbers of a state (batch, dim); width of the hidden layers
-        super().__init__(nn.Linear(dim, channels), nn.Linear(channels, channels), nn.Linear(channels, dim))
+
+    def __init__(
+        self,
+        dim: int,
+        channels: int = 32,  # numbers of a state (batch, dim); width of the hidden layers
+    ):
+        super().__init__(
+            nn.Linear(dim, channels), nn.Linear(channels, channels), nn.Linear(channels, dim)
+        )
 
 # %% ../../nbs/models/02_fields.ipynb #2262913c
 class Conv2dField(_Network):
-    "conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels (kernel 1)."
-    alone = True # in an ensemble members are evaluated one after the other, see `Stacked`
+    """conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels
+    (kernel 1).
+    """
+
+    alone = True  # in an ensemble members are evaluated one after the other, see `Stacked`
     any_precision = True
 
-    def __init__(self, in_channels: int, channels: int = 128): # of a state (batch, in_channels, height, width); width
-        super().__init__(nn.Conv2d(in_channels, channels, 1), nn.Conv2d(channels, channels, 3, padding=1),
-                         nn.Conv2d(channels, in_channels, 1))
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 128,  # of a state (batch, in_channels, height, width); width
+    ):
+        super().__init__(
+            nn.Conv2d(in_channels, channels, 1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, in_channels, 1),
+        )
         self.to(memory_format=torch.channels_last)
 
     def forward(self, t, z):
@@ -76,52 +113,83 @@ class Conv2dField(_Network):
 
 # %% ../../nbs/models/02_fields.ipynb #a7fb7873
 class Stacked(nn.Module):
-    "Equal modules as one, with a leading member axis on parameters, inputs and outputs. Raises `ValueError` if unequal."
-    def __init__(self, modules): # at least one, of equal architecture
+    """Equal modules as one, with a leading member axis on parameters, inputs and outputs.
+
+    Raises `ValueError` if unequal.
+    """
+
+    def __init__(
+        self,
+        modules,  # at least one, of equal architecture
+    ):
         super().__init__()
         if len({repr(module) for module in modules}) != 1:
-            raise ValueError(f"an ensemble needs members of one architecture, got {[repr(m) for m in modules]}")
+            raise ValueError(
+                f"an ensemble needs members of one architecture, got {[repr(m) for m in modules]}"
+            )
         self.members = len(modules)
         self.names = [name for name, _ in modules[0].named_parameters()]
-        self.stacked = nn.ParameterList(nn.Parameter(torch.stack([dict(m.named_parameters())[name].detach()
-                                                                  for m in modules])) for name in self.names)
+        self.stacked = nn.ParameterList(
+            nn.Parameter(torch.stack([dict(m.named_parameters())[name].detach() for m in modules]))
+            for name in self.names
+        )
         self.template = (modules[0],)  # in a tuple, so that its parameters are not ours
 
     @property
     def precision(self):
         "In which the members, fields all of them, are evaluated."
         return self.template[0].precision
+
     @precision.setter
-    def precision(self, name): self.template[0].precision = name
+    def precision(self, name):
+        self.template[0].precision = name
 
     def _call(self, values, *args):
         "The template with `values` for its parameters."
         return torch.func.functional_call(self.template[0], dict(zip(self.names, values)), args)
 
-    def forward(self, *args): # a scalar argument (time) is shared, all others have a member axis
+    def forward(
+        self,
+        *args,  # a scalar argument (time) is shared, all others have a member axis
+    ):
         "What every member makes of its part of `args`: (member, …)."
         own = [torch.is_tensor(arg) and arg.dim() > 0 for arg in args]
         if not getattr(self.template[0], "alone", False):
-            return torch.func.vmap(self._call, ([0] * len(self.names), *(0 if o else None for o in own)))([*self.stacked], *args)
+            return torch.func.vmap(
+                self._call, ([0] * len(self.names), *(0 if o else None for o in own))
+            )([*self.stacked], *args)
         parts = ([arg[i] if o else arg for arg, o in zip(args, own)] for i in range(self.members))
-        return torch.stack([self._call([value[i] for value in self.stacked], *part) for i, part in enumerate(parts)])
+        return torch.stack(
+            [self._call([value[i] for value in self.stacked], *part) for i, part in enumerate(parts)]
+        )
 
-    def member(self, i: int): # 0 ≤ i < members
+    def member(
+        self,
+        i: int,  # 0 ≤ i < members
+    ):
         "Member `i` as a module of its own, sharing nothing with the ensemble; its dtype and device."
         module = copy.deepcopy(self.template[0]).to(self.stacked[0])
-        module.load_state_dict({name: value[i].detach() for name, value in zip(self.names, self.stacked)})
+        module.load_state_dict(
+            {name: value[i].detach() for name, value in zip(self.names, self.stacked)}
+        )
         return module
 
-    def view(self, i: int): # 0 ≤ i < members
+    def view(
+        self,
+        i: int,  # 0 ≤ i < members
+    ):
         "Member `i` as a field whose gradients reach the ensemble's parameters."
         return _View(self, i)
 
 # %% ../../nbs/models/02_fields.ipynb #01c3ad9a
 class _View:
     "One member of a `Stacked`, as a field."
+
     def __init__(self, stacked, i):
         self.stacked = stacked
-        self.values = [value[i] for value in stacked.stacked] # once, so that all evaluations use the same tensors
+        self.values = [
+            value[i] for value in stacked.stacked
+        ]  # once, so that all evaluations use the same tensors
 
     def parameters(self):
         return self.values
@@ -129,11 +197,14 @@ class _View:
     def __call__(self, t, z):
         return self.stacked._call(self.values, t, z)
 
+
 def _parts_of_stacked(field):
     return field.template[0], dict(zip(field.names, field.stacked))
 
+
 def _parts_of_view(field):
     return field.stacked.template[0], dict(zip(field.stacked.names, field.values))
+
 
 register(Stacked, _parts_of_stacked, members=True)
 register(_View, _parts_of_view, members=False)

@@ -64,7 +64,9 @@ def _solve_one_by_one(field, z, solvers, t_span, **wishes):
 
 
 def _solve_natively(field, z, solvers, t_span, max_nfe):
-    "One method, every member with steps or tolerances of its own, in native code; `None` where that cannot be done."
+    """One method, every member with steps or tolerances of its own, in native code; `None` where that
+    cannot be done.
+    """
     kinds = {(solver.method, solver.fixed) for solver in solvers}
     if len(kinds) > 1 or _is_watched() or _must_be_called(z):
         return None

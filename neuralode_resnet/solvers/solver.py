@@ -415,7 +415,9 @@ def _is_watched():
 
 
 def _must_be_called(z):
-    "Is the field to be called as it is written, because of what is around this solve, or for the state's sake?"
+    """Is the field to be called as it is written, because of what is around this solve, or for the
+    state's sake?
+    """
     return (
         _autocast_dtype(z) is not None
         or torch.jit.is_tracing()

@@ -54,14 +54,18 @@ def _matrix(kernel, layer, positions):
     reads = torch.stack([q[:, None] + k - layer.left == q for k in range(layer.taps)])
     return torch.einsum("...oik,kqp->...qopi", kernel, reads.to(kernel)).flatten(-4, -3).flatten(-2)
 
+
 class Stack:
     "A recognised field: `layers`, and their tensors. Called with `(t, z)` it is the same function."
-    def __init__(self,
-                 layers: tuple,      # of `Layer`s
-                 tensors: list,      # weight and bias (or `None`) of each layer; in an ensemble with a member axis first
-                 lead: int = 1,      # axes of a state before its numbers: 1, or 2 in an ensemble
-                 positions: int = 1, # of a state (channels, positions)
-                 channels: int = 1): # numbers of each position
+
+    def __init__(
+        self,
+        layers: tuple,  # of `Layer`s
+        tensors: list,  # weight and bias (or `None`) of each layer; in an ensemble with a member axis first
+        lead: int = 1,  # axes of a state before its numbers: 1, or 2 in an ensemble
+        positions: int = 1,  # of a state (channels, positions)
+        channels: int = 1,  # numbers of each position
+    ):
         self.layers, self.tensors, self.lead = layers, tensors, lead
         self.positions, self.channels = positions, channels
         self._dense = None, None
@@ -72,14 +76,22 @@ class Stack:
 
     @property
     def worth_while(self):
-        "Are dense products in PyTorch faster than the layers as written? For ensembles, and convolutions, of few positions."
+        """Are dense products in PyTorch faster than the layers as written?
+
+        For ensembles, and convolutions, of few positions.
+        """
         return self.positions <= 8 and (self.positions > 1 or self.lead == 2)
 
     def dense(self):
-        "For each layer its matrix (…, out, in), its bias and its time column (…, out, 1), or `None` for these."
+        """For each layer its matrix (…, out, in), its bias and its time column (…, out, 1), or `None`
+        for these.
+        """
         made, with_graph = self._dense
         if made is None or torch.is_grad_enabled() and not with_graph:
-            made = [self._dense_layer(*parts) for parts in zip(self.layers, self.tensors[::2], self.tensors[1::2])]
+            made = [
+                self._dense_layer(*parts)
+                for parts in zip(self.layers, self.tensors[::2], self.tensors[1::2])
+            ]
             self._dense = made, torch.is_grad_enabled()
         return made
 
@@ -99,7 +111,7 @@ class Stack:
         "(…, batch, *state) to (…, numbers, batch); numbers of a sequence by position."
         if self.layers[0].taps:
             z = z.transpose(-1, -2).flatten(-2)
-        return z.reshape(*z.shape[:self.lead - 1], -1, z.shape[-1]).mT
+        return z.reshape(*z.shape[: self.lead - 1], -1, z.shape[-1]).mT
 
     def _leave(self, x, shape):
         "The way back."
@@ -107,7 +119,11 @@ class Stack:
             return x.mT.unflatten(-1, (self.positions, self.channels)).transpose(-1, -2).reshape(shape)
         return x.mT.reshape(shape)
 
-    def __call__(self, t, z): # a time for all, or one for each member; (…, batch, *state)
+    def __call__(
+        self,
+        t,
+        z,  # a time for all, or one for each member; (…, batch, *state)
+    ):
         x = self._enter(z)
         for layer, (weight, bias, speed) in zip(self.layers, self.dense()):
             x = weight @ x if bias is None else weight @ x + bias
@@ -120,31 +136,96 @@ class Stack:
 class _Unknown(Exception):
     "Something that is not understood: the field is called as written."
 
+
 _INSTRUCTIONS = {
-    "RESUME", "NOP", "CACHE", "PRECALL", "PUSH_NULL", "POP_TOP", "COPY", "SWAP", "KW_NAMES", "EXTENDED_ARG", "NOT_TAKEN",
-    "CALL", "CALL_KW", "CALL_FUNCTION_EX", "CALL_INTRINSIC_1", "RETURN_VALUE", "RETURN_CONST", "END_FOR", "POP_ITER", "TO_BOOL",
-    "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_FAST_LOAD_FAST",
-    "LOAD_FAST_BORROW_LOAD_FAST_BORROW", "STORE_FAST", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST", "LOAD_ATTR",
-    "LOAD_METHOD", "LOAD_GLOBAL", "LOAD_DEREF", "COPY_FREE_VARS", "BINARY_OP", "BINARY_SUBSCR", "BINARY_SLICE", "BUILD_SLICE",
-    "UNARY_NEGATIVE", "UNARY_NOT", "COMPARE_OP", "IS_OP", "BUILD_TUPLE", "BUILD_LIST", "LIST_APPEND", "LIST_EXTEND", "LIST_TO_TUPLE",
-    "UNPACK_SEQUENCE", "GET_ITER", "FOR_ITER", "JUMP_FORWARD", "JUMP_BACKWARD", "POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE",
-    "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_FORWARD_IF_FALSE",
-    "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "JUMP_IF_TRUE_OR_POP", "JUMP_IF_FALSE_OR_POP"}
+    "RESUME",
+    "NOP",
+    "CACHE",
+    "PRECALL",
+    "PUSH_NULL",
+    "POP_TOP",
+    "COPY",
+    "SWAP",
+    "KW_NAMES",
+    "EXTENDED_ARG",
+    "NOT_TAKEN",
+    "CALL",
+    "CALL_KW",
+    "CALL_FUNCTION_EX",
+    "CALL_INTRINSIC_1",
+    "RETURN_VALUE",
+    "RETURN_CONST",
+    "END_FOR",
+    "POP_ITER",
+    "TO_BOOL",
+    "LOAD_CONST",
+    "LOAD_SMALL_INT",
+    "LOAD_FAST",
+    "LOAD_FAST_CHECK",
+    "LOAD_FAST_BORROW",
+    "LOAD_FAST_LOAD_FAST",
+    "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
+    "STORE_FAST",
+    "STORE_FAST_STORE_FAST",
+    "STORE_FAST_LOAD_FAST",
+    "LOAD_ATTR",
+    "LOAD_METHOD",
+    "LOAD_GLOBAL",
+    "LOAD_DEREF",
+    "COPY_FREE_VARS",
+    "BINARY_OP",
+    "BINARY_SUBSCR",
+    "BINARY_SLICE",
+    "BUILD_SLICE",
+    "UNARY_NEGATIVE",
+    "UNARY_NOT",
+    "COMPARE_OP",
+    "IS_OP",
+    "BUILD_TUPLE",
+    "BUILD_LIST",
+    "LIST_APPEND",
+    "LIST_EXTEND",
+    "LIST_TO_TUPLE",
+    "UNPACK_SEQUENCE",
+    "GET_ITER",
+    "FOR_ITER",
+    "JUMP_FORWARD",
+    "JUMP_BACKWARD",
+    "POP_JUMP_IF_TRUE",
+    "POP_JUMP_IF_FALSE",
+    "POP_JUMP_IF_NONE",
+    "POP_JUMP_IF_NOT_NONE",
+    "POP_JUMP_FORWARD_IF_TRUE",
+    "POP_JUMP_FORWARD_IF_FALSE",
+    "POP_JUMP_FORWARD_IF_NONE",
+    "POP_JUMP_FORWARD_IF_NOT_NONE",
+    "JUMP_IF_TRUE_OR_POP",
+    "JUMP_IF_FALSE_OR_POP",
+}
 _PLAIN = (int, float, bool, str, type(None))
-_BUILTINS = {getattr(builtins, name) for name in ("len", "range", "zip", "enumerate", "reversed", "list", "tuple")}
+_BUILTINS = {
+    getattr(builtins, name) for name in ("len", "range", "zip", "enumerate", "reversed", "list", "tuple")
+}
 _MODULES = {torch, nn, F}
 
+
 def _is_known_function(value):
-    return callable(value) and getattr(value, "__hash__", None) is not None and (value is torch.ones or value in _FUNCTIONS)
+    return (
+        callable(value)
+        and getattr(value, "__hash__", None) is not None
+        and (value is torch.ones or value in _FUNCTIONS)
+    )
+
 
 @dataclass
 class _Facts:
     "What recognition has read."
-    entries: list = default(default_factory=list)     # (dictionary, key, object)
+
+    entries: list = default(default_factory=list)  # (dictionary, key, object)
     of_classes: list = default(default_factory=list)  # (class, name, object)
-    cells: list = default(default_factory=list)       # (cell, object)
-    modules: dict = default(default_factory=dict)     # id -> `_Seen`
-    functions: set = default(default_factory=set)     # understood
+    cells: list = default(default_factory=list)  # (cell, object)
+    modules: dict = default(default_factory=dict)  # id -> `_Seen`
+    functions: set = default(default_factory=set)  # understood
 
     def read(self, function):
         "Understand `function`, and what it names, or raise `_Unknown`."
@@ -154,7 +235,10 @@ class _Facts:
             raise _Unknown(f"{function!r} is no function written in Python")
         self.functions.add(function)
         code = function.__code__
-        if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR) or code.co_exceptiontable:
+        if (
+            code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR)
+            or code.co_exceptiontable
+        ):
             raise _Unknown(f"{function.__qualname__} is a generator, or handles exceptions")
         instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "PUSH_NULL")]
         for instruction in instructions:
@@ -162,9 +246,11 @@ class _Facts:
                 raise _Unknown(f"{function.__qualname__} does more than compute: {instruction.opname}")
         for i, instruction in enumerate(instructions):
             if instruction.opname == "LOAD_GLOBAL":
-                self._read_global(function.__globals__, instruction.argval, instructions[i + 1:])
+                self._read_global(function.__globals__, instruction.argval, instructions[i + 1 :])
         for cell in function.__closure__ or ():
-            self.cells.append((cell, self._understood(cell.cell_contents, "a variable that is closed over")))
+            self.cells.append(
+                (cell, self._understood(cell.cell_contents, "a variable that is closed over"))
+            )
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._understood(value, "a default")
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
@@ -176,7 +262,10 @@ class _Facts:
             self.entries.append((variables, name, value))
         else:
             value = getattr(builtins, name)
-            self.entries += [(variables, name, variables), (vars(builtins), name, value)]  # missing stands for itself
+            self.entries += [
+                (variables, name, variables),
+                (vars(builtins), name, value),
+            ]  # missing stands for itself
             if value not in _BUILTINS:
                 raise _Unknown(f"the builtin {name}")
         for instruction in following:
@@ -201,31 +290,53 @@ class _Facts:
 # %% ../../nbs/solvers/06_stacks.ipynb #91a9c8f6
 class _BatchSize(int):
     "The number of samples: good for making tensors, and for nothing that would depend on it."
-    def _refuse(self, *_): raise _Unknown("a computation with the batch size")
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __add__ = __radd__ = __sub__ = __rsub__ = _refuse
+
+    def _refuse(self, *_):
+        raise _Unknown("a computation with the batch size")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __add__ = __radd__ = __sub__ = (
+        __rsub__
+    ) = _refuse
     __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __float__ = _refuse
     __hash__ = int.__hash__
+
 
 def _same_size(a, b):
     return int(a).__index__() == int(b).__index__()
 
+
 class _Symbol:
     "Stands for a tensor."
+
     __slots__ = ("trace", "shape")
+
     def __init__(self, trace, shape):
         self.trace, self.shape = trace, tuple(shape)
 
-    def _refuse(self, *_, **__): raise _Unknown(f"an operation on {type(self).__name__}")
-    __bool__ = __len__ = __iter__ = __float__ = __int__ = __index__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _refuse
+    def _refuse(self, *_, **__):
+        raise _Unknown(f"an operation on {type(self).__name__}")
+
+    __bool__ = __len__ = __iter__ = __float__ = __int__ = __index__ = __eq__ = __ne__ = __lt__ = (
+        __le__
+    ) = __gt__ = __ge__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = (
+        __pow__
+    ) = __rpow__ = _refuse
     __matmul__ = __rmatmul__ = __neg__ = __getitem__ = __iadd__ = __imul__ = __contains__ = _refuse
     __hash__ = object.__hash__
 
-    def __getattr__(self, name): raise _Unknown(f"the attribute {name} of a tensor")
+    def __getattr__(self, name):
+        raise _Unknown(f"the attribute {name} of a tensor")
+
     @property
-    def ndim(self): return len(self.shape)
-    def dim(self): return len(self.shape)
-    def size(self, axis=None): return self.shape if axis is None else self.shape[axis]
+    def ndim(self):
+        return len(self.shape)
+
+    def dim(self):
+        return len(self.shape)
+
+    def size(self, axis=None):
+        return self.shape if axis is None else self.shape[axis]
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -234,52 +345,79 @@ class _Symbol:
             raise _Unknown(f"the function {getattr(function, '__name__', function)}")
         return handler(*args, **(kwargs or {}))
 
+
 class _Like(_Symbol):
     "A tensor of which only the shape may be used."
+
     __slots__ = ()
+
 
 class _Time(_Symbol):
     "A tensor of which every number is t."
+
     __slots__ = ()
+
     def expand(self, *shape):
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         old = (1,) * (len(shape) - len(self.shape)) + self.shape
         return _Time(self.trace, [o if type(n) is int and n == -1 else n for n, o in zip(shape, old)])
-    def expand_as(self, other): return self.expand(other.shape)
+
+    def expand_as(self, other):
+        return self.expand(other.shape)
+
     def _reshaped(self, *shape):
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if self.shape not in ((), (1,), (1, 1)) or any(n not in (1, -1) for n in shape):
             raise _Unknown("a time of another shape")
         return _Time(self.trace, (1,) * len(shape))
+
     view = reshape = _reshaped
-    def unsqueeze(self, axis): return self._reshaped((1,) * (len(self.shape) + 1))
-    def to(self, other): return self._like(other)
-    def type_as(self, other): return self._like(other)
+
+    def unsqueeze(self, axis):
+        return self._reshaped((1,) * (len(self.shape) + 1))
+
+    def to(self, other):
+        return self._like(other)
+
+    def type_as(self, other):
+        return self._like(other)
+
     def _like(self, other):
         if not isinstance(other, _Symbol):
             raise _Unknown("a time of another kind")
         return self
+
     def _times(self, other):
         "t times a tensor of ones."
         if isinstance(other, Tensor) and bool((other == 1).all()) and self.shape in ((), (1,), (1, 1)):
-            return _Time(self.trace, [_BatchSize(other.shape[0]), *other.shape[1:]] if other.dim() else ())
+            return _Time(
+                self.trace, [_BatchSize(other.shape[0]), *other.shape[1:]] if other.dim() else ()
+            )
         if isinstance(other, _Ones) and self.shape in ((), (1,), (1, 1)):
             return _Time(self.trace, other.shape)
         raise _Unknown("a function of the time")
+
     __mul__ = __rmul__ = _times
+
 
 class _Ones(_Like):
     "A tensor of ones."
+
     __slots__ = ()
+
     def __mul__(self, other):
         if not isinstance(other, _Time):
             raise _Unknown("a product")
         return other * self
+
     __rmul__ = __mul__
+
 
 class _State(_Symbol):
     "The state after some layers."
+
     __slots__ = ("layers", "tensors", "open", "time", "used", "is_input")
+
     def __init__(self, trace, shape, layers=(), tensors=(), open=False, time=0):
         super().__init__(trace, shape)
         self.layers, self.tensors = layers, tensors
@@ -300,9 +438,9 @@ class _State(_Symbol):
         if not all(isinstance(i, slice) for i in index) or index[0] != slice(None):
             raise _Unknown("a part of a state")
         rest = [len(range(n)[i]) for n, i in zip(self.shape[1:], index[1:])]
-        return _Like(self.trace, [self.shape[0], *rest, *self.shape[1 + len(rest):]])
+        return _Like(self.trace, [self.shape[0], *rest, *self.shape[1 + len(rest) :]])
 
-    def activated(self, name, p=0., q=0., inplace=False):
+    def activated(self, name, p=0.0, q=0.0, inplace=False):
         if inplace and not self.layers:
             raise _Unknown("an activation that changes the state in place")
         here = self.take()
@@ -312,14 +450,22 @@ class _State(_Symbol):
         done = Layer(**{**vars(last), "activation": name, "p": float(p), "q": float(q)})
         return _State(self.trace, here.shape, (*here.layers[:-1], done), here.tensors)
 
-    def tanh(self): return self.activated("tanh")
-    def relu(self): return self.activated("relu")
-    def sigmoid(self): return self.activated("sigmoid")
+    def tanh(self):
+        return self.activated("tanh")
+
+    def relu(self):
+        return self.activated("relu")
+
+    def sigmoid(self):
+        return self.activated("sigmoid")
+
     def to(self, other):
         if not isinstance(other, _Symbol):
             raise _Unknown("another kind of number")
         return self
-    def flatten(self, start_dim=0, end_dim=-1): return _flattened(self, start_dim, end_dim)
+
+    def flatten(self, start_dim=0, end_dim=-1):
+        return _flattened(self, start_dim, end_dim)
 
 # %% ../../nbs/solvers/06_stacks.ipynb #a5f3b242
 def _linear(state, weight, bias=None):
@@ -328,10 +474,21 @@ def _linear(state, weight, bias=None):
     here = state.take()
     outputs, columns = weight.shape
     inputs = columns - (here.time > 0)
-    if here.shape[-1] != columns or bias is not None and (type(bias) is not nn.Parameter or bias.shape != (outputs,)):
+    if (
+        here.shape[-1] != columns
+        or bias is not None
+        and (type(bias) is not nn.Parameter or bias.shape != (outputs,))
+    ):
         raise _Unknown("a product that does not fit")
     layer = Layer(inputs, outputs, bias is not None, time=here.time)
-    return _State(here.trace, (*here.shape[:-1], outputs), (*here.layers, layer), (*here.tensors, weight, bias), open=True)
+    return _State(
+        here.trace,
+        (*here.shape[:-1], outputs),
+        (*here.layers, layer),
+        (*here.tensors, weight, bias),
+        open=True,
+    )
+
 
 def _cat(tensors, dim=0, axis=None):
     tensors, dim = list(tensors), dim if axis is None else axis
@@ -341,43 +498,64 @@ def _cat(tensors, dim=0, axis=None):
     column, state = tensors if first else tensors[::-1]
     state.take()
     rank = len(state.shape)
-    fits = len(column.shape) == rank and column.shape[-1] == 1 and all(map(_same_size, column.shape[:-1], state.shape[:-1]))
+    fits = (
+        len(column.shape) == rank
+        and column.shape[-1] == 1
+        and all(map(_same_size, column.shape[:-1], state.shape[:-1]))
+    )
     if dim not in (-1, rank - 1) or not fits or state.time:
         raise _Unknown("a concatenation along another axis")
     shape = (*state.shape[:-1], state.shape[-1] + 1)
     return _State(state.trace, shape, state.layers, state.tensors, time=1 if first else 2)
+
 
 def _ones_like(symbol, **options):
     if options:
         raise _Unknown("ones of another kind")
     return _Ones(symbol.trace, symbol.shape)
 
+
 def _full_like(symbol, value, **options):
     if options or not isinstance(value, _Time) or value.shape:
         raise _Unknown("a constant")
     return _Time(symbol.trace, symbol.shape)
 
+
 def _flattened(state, start_dim=0, end_dim=-1):
-    if not isinstance(state, _State) or len(state.shape) != 2 or start_dim not in (1, -1) or end_dim not in (1, -1):
+    if (
+        not isinstance(state, _State)
+        or len(state.shape) != 2
+        or start_dim not in (1, -1)
+        or end_dim not in (1, -1)
+    ):
         raise _Unknown("a flattening")
     return state
 
+
 def _activation(name, **settings):
     "A handler for a function of torch; settings are its arguments, with their defaults."
+
     def handle(state, *args, inplace=False, **kwargs):
         if len(args) > len(settings):
             *args, inplace = args
         values = {**settings, **dict(zip(settings, args)), **kwargs}
-        if not isinstance(state, _State) or set(values) != set(settings) or not all(type(v) in (int, float) for v in values.values()):
+        if (
+            not isinstance(state, _State)
+            or set(values) != set(settings)
+            or not all(type(v) in (int, float) for v in values.values())
+        ):
             raise _Unknown(f"{name} of something else")
         return _checked(state, name, *values.values(), inplace=inplace)
+
     return handle
 
-def _checked(state, name, p=0., q=0., inplace=False):
+
+def _checked(state, name, p=0.0, q=0.0, inplace=False):
     "The activation, where its settings are those for which the native code was written."
     if name == "leaky_relu" and p < 0 or name in ("elu", "softplus") and p <= 0:
         raise _Unknown(f"{name} with {p}")
     return state.activated(name, p, q, inplace)
+
 
 def _gelu(state, approximate="none"):
     names = {"none": "gelu", "tanh": "gelu_tanh"}
@@ -385,28 +563,49 @@ def _gelu(state, approximate="none"):
         raise _Unknown("gelu of something else")
     return state.activated(names[approximate])
 
+
 def _product(a, b):
     return a * b if isinstance(a, _Symbol) else b * a
 
+
 _FUNCTIONS = {
-    F.linear: _linear, torch.cat: _cat, torch.concat: _cat, torch.concatenate: _cat, torch.ones_like: _ones_like,
-    torch.full_like: _full_like, torch.flatten: _flattened, torch.mul: _product, Tensor.mul: _product, Tensor.__mul__: _product,
-    torch.tanh: _activation("tanh"), F.tanh: _activation("tanh"), torch.sigmoid: _activation("sigmoid"),
-    F.sigmoid: _activation("sigmoid"), torch.relu: _activation("relu"), F.relu: _activation("relu"),
-    F.leaky_relu: _activation("leaky_relu", negative_slope=0.01), F.elu: _activation("elu", alpha=1.),
-    F.softplus: _activation("softplus", beta=1., threshold=20.), F.silu: _activation("silu"), F.gelu: _gelu}
+    F.linear: _linear,
+    torch.cat: _cat,
+    torch.concat: _cat,
+    torch.concatenate: _cat,
+    torch.ones_like: _ones_like,
+    torch.full_like: _full_like,
+    torch.flatten: _flattened,
+    torch.mul: _product,
+    Tensor.mul: _product,
+    Tensor.__mul__: _product,
+    torch.tanh: _activation("tanh"),
+    F.tanh: _activation("tanh"),
+    torch.sigmoid: _activation("sigmoid"),
+    F.sigmoid: _activation("sigmoid"),
+    torch.relu: _activation("relu"),
+    F.relu: _activation("relu"),
+    F.leaky_relu: _activation("leaky_relu", negative_slope=0.01),
+    F.elu: _activation("elu", alpha=1.0),
+    F.softplus: _activation("softplus", beta=1.0, threshold=20.0),
+    F.silu: _activation("silu"),
+    F.gelu: _gelu,
+}
 
 # %% ../../nbs/solvers/06_stacks.ipynb #1080b092
 _ABSENT = object()
 
+
 class _Seen:
     "What was read of one module."
+
     __slots__ = ("module", "cls", "attributes", "parts", "absent", "children")
+
     def __init__(self, module):
         self.module, self.cls = ref(module), type(module)
         self.attributes = []  # (name, object)
-        self.parts = []       # (name, weak reference to a module)
-        self.absent = []      # names that the instance must not have, since those of the class were used
+        self.parts = []  # (name, weak reference to a module)
+        self.absent = []  # names that the instance must not have, since those of the class were used
         self.children = None  # weak references to all children, where they were looped over
 
     def unchanged(self):
@@ -425,43 +624,68 @@ class _Seen:
         if self.children is None:
             return True
         now = [*module._modules.values()]
-        return len(now) == len(self.children) and all(child is part() for child, part in zip(now, self.children))
+        return len(now) == len(self.children) and all(
+            child is part() for child, part in zip(now, self.children)
+        )
+
 
 def _is_plain(module):
     "Is calling the module nothing but its class's forward?"
     state = module.__dict__
-    return not (state["_forward_hooks"] or state["_forward_pre_hooks"] or state["_backward_hooks"] or state["_backward_pre_hooks"]
-                or "forward" in state or state.get("_compiled_call_impl") is not None)
+    return not (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+        or state.get("_compiled_call_impl") is not None
+    )
+
 
 class _Handle:
     "Stands for a module while its forward runs on symbols."
+
     __slots__ = ("_trace", "_of")
+
     def __init__(self, trace, module):
         object.__setattr__(self, "_trace", trace)
         object.__setattr__(self, "_of", module)
+
     def __getattribute__(self, name):
         trace, module = (object.__getattribute__(self, n) for n in ("_trace", "_of"))
         return trace.attribute(module, name, self)
-    def __setattr__(self, name, value): raise _Unknown("an attribute that is set")
+
+    def __setattr__(self, name, value):
+        raise _Unknown("an attribute that is set")
+
     def __call__(self, *args, **kwargs):
         trace, module = (object.__getattribute__(self, n) for n in ("_trace", "_of"))
         return trace.call(module, *args, **kwargs)
+
     def __iter__(self):
         trace, module = (object.__getattribute__(self, n) for n in ("_trace", "_of"))
         return iter([_Handle(trace, child) for child in trace.children(module)])
+
     def __getitem__(self, index):
         found = list(self)[index]
         if isinstance(index, slice):
             raise _Unknown("a part of a list of modules")
         return found
+
     def __len__(self):
         trace, module = (object.__getattribute__(self, n) for n in ("_trace", "_of"))
         return len(trace.children(module))
-    def __bool__(self): raise _Unknown("the truth of a module")
-    def __eq__(self, other): raise _Unknown("a comparison of modules")
+
+    def __bool__(self):
+        raise _Unknown("the truth of a module")
+
+    def __eq__(self, other):
+        raise _Unknown("a comparison of modules")
+
 
 class _Trace:
     "One run of a field on symbols."
+
     def __init__(self):
         self.facts = _Facts()
 
@@ -469,9 +693,13 @@ class _Trace:
         "The record of `module`. Raises `_Unknown` if calling it is more than its forward."
         if id(module) not in self.facts.modules:
             cls = type(module)
-            usual = {"__call__": nn.Module.__call__, "_wrapped_call_impl": nn.Module._wrapped_call_impl,
-                     "_call_impl": nn.Module._call_impl, "__getattr__": nn.Module.__getattr__,
-                     "__getattribute__": nn.Module.__getattribute__}
+            usual = {
+                "__call__": nn.Module.__call__,
+                "_wrapped_call_impl": nn.Module._wrapped_call_impl,
+                "_call_impl": nn.Module._call_impl,
+                "__getattr__": nn.Module.__getattr__,
+                "__getattribute__": nn.Module.__getattribute__,
+            }
             for name, value in usual.items():
                 if getattr(cls, name) is not value:
                     raise _Unknown(f"a {name} of its own")
@@ -540,32 +768,49 @@ class _Trace:
 def _apply_linear(trace, module, state):
     return _linear(state, *trace.read(module, "weight", "bias"))
 
+
 def _apply_convolution(trace, module, state):
     weight, bias, stride, padding, dilation, groups, mode = trace.read(
-        module, "weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode")
+        module, "weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode"
+    )
     if not isinstance(state, _State) or len(state.shape) != 3 or type(weight) is not nn.Parameter:
         raise _Unknown("a convolution of something else")
     here = state.take()
     outputs, inputs, taps = weight.shape
-    if (stride, dilation, groups, mode) != ((1,), (1,), 1, "zeros") or inputs != here.shape[1] or here.time:
+    if (
+        (stride, dilation, groups, mode) != ((1,), (1,), 1, "zeros")
+        or inputs != here.shape[1]
+        or here.time
+    ):
         raise _Unknown("a convolution with steps, gaps, groups, or other padding than zeros")
     if padding != (taps // 2,) or taps % 2 == 0 or bias is not None and bias.shape != (outputs,):
         raise _Unknown("a convolution that changes the length")
     layer = Layer(inputs, outputs, bias is not None, taps, taps // 2)
-    return _State(trace, (here.shape[0], outputs, here.shape[2]), (*here.layers, layer), (*here.tensors, weight, bias), open=True)
+    return _State(
+        trace,
+        (here.shape[0], outputs, here.shape[2]),
+        (*here.layers, layer),
+        (*here.tensors, weight, bias),
+        open=True,
+    )
+
 
 def _apply_activation(name, *settings):
     "A handler for a module of torch; settings are names of its attributes."
+
     def handle(trace, module, state):
         inplace = trace.read(module, "inplace")[0] if hasattr(module, "inplace") else False
         values = trace.read(module, *settings)
         if not isinstance(state, _State) or not all(type(value) in (int, float) for value in values):
             raise _Unknown(f"{name} of something else")
         return _checked(state, name, *values, inplace=inplace)
+
     return handle
+
 
 def _apply_gelu(trace, module, state):
     return _gelu(state, *trace.read(module, "approximate"))
+
 
 def _apply_dropout(trace, module, state):
     p, training = trace.read(module, "p", "training")
@@ -573,52 +818,83 @@ def _apply_dropout(trace, module, state):
         raise _Unknown("dropout in training")
     return state
 
+
 def _apply_identity(trace, module, state):
     return state
 
+
 def _apply_flatten(trace, module, state):
     return _flattened(state, *trace.read(module, "start_dim", "end_dim"))
+
 
 def _apply_sequential(trace, module, state):
     for child in trace.children(module):
         state = trace.call(child, state)
     return state
 
+
 _LAYERS = {
-    nn.Linear: _apply_linear, nn.Conv1d: _apply_convolution, nn.Sequential: _apply_sequential, nn.Identity: _apply_identity,
-    nn.Flatten: _apply_flatten, nn.Dropout: _apply_dropout, nn.GELU: _apply_gelu, nn.ReLU: _apply_activation("relu"),
-    nn.LeakyReLU: _apply_activation("leaky_relu", "negative_slope"), nn.Tanh: _apply_activation("tanh"),
-    nn.Sigmoid: _apply_activation("sigmoid"), nn.ELU: _apply_activation("elu", "alpha"), nn.SiLU: _apply_activation("silu"),
-    nn.Softplus: _apply_activation("softplus", "beta", "threshold")}
+    nn.Linear: _apply_linear,
+    nn.Conv1d: _apply_convolution,
+    nn.Sequential: _apply_sequential,
+    nn.Identity: _apply_identity,
+    nn.Flatten: _apply_flatten,
+    nn.Dropout: _apply_dropout,
+    nn.GELU: _apply_gelu,
+    nn.ReLU: _apply_activation("relu"),
+    nn.LeakyReLU: _apply_activation("leaky_relu", "negative_slope"),
+    nn.Tanh: _apply_activation("tanh"),
+    nn.Sigmoid: _apply_activation("sigmoid"),
+    nn.ELU: _apply_activation("elu", "alpha"),
+    nn.SiLU: _apply_activation("silu"),
+    nn.Softplus: _apply_activation("softplus", "beta", "threshold"),
+}
 _ORIGINAL = {cls: cls.forward for cls in _LAYERS}
-_USED = [(vars(F), name, getattr(F, name)) for name in
-         ("linear", "conv1d", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "dropout")]
+_USED = [
+    (vars(F), name, getattr(F, name))
+    for name in ("linear", "conv1d", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "dropout")
+]
 _USED += [(vars(torch), name, getattr(torch, name)) for name in ("tanh", "sigmoid", "relu")]
 
 # %% ../../nbs/solvers/06_stacks.ipynb #08dd0255
 @dataclass
 class _Recognised:
     "A field's layers and tensors, and what they depend on."
+
     layers: tuple
-    tensors: list             # parameters, or `None` where there is no bias
+    tensors: list  # parameters, or `None` where there is no bias
     facts: _Facts
-    names: list = None        # of the parameters in the field
+    names: list = None  # of the parameters in the field
 
     def holds(self):
         "Has nothing changed since it was recognised?"
         facts = self.facts
-        return (all(owner.get(key, owner) is value for owner, key, value in facts.entries)
-                and all(getattr(owner, name, _ABSENT) is value for owner, name, value in facts.of_classes)
-                and all(cell.cell_contents is value for cell, value in facts.cells)
-                and all(seen.unchanged() for seen in facts.modules.values()))
+        return (
+            all(owner.get(key, owner) is value for owner, key, value in facts.entries)
+            and all(getattr(owner, name, _ABSENT) is value for owner, name, value in facts.of_classes)
+            and all(cell.cell_contents is value for cell, value in facts.cells)
+            and all(seen.unchanged() for seen in facts.modules.values())
+        )
+
 
 def _torch_is_plain(device):
     "Does calling a module do nothing but that?"
     modules = _torch_modules
-    hooks = (modules._global_forward_hooks or modules._global_forward_pre_hooks
-             or modules._global_backward_hooks or modules._global_backward_pre_hooks)
-    return not (hooks or torch._C._are_functorch_transforms_active() or torch._C._len_torch_function_stack()
-                or torch._C._len_torch_dispatch_stack() or torch.is_autocast_enabled(device.type) or torch.jit.is_tracing())
+    hooks = (
+        modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_backward_pre_hooks
+    )
+    return not (
+        hooks
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.is_autocast_enabled(device.type)
+        or torch.jit.is_tracing()
+    )
+
 
 @torch.no_grad()
 def _agrees(field, recognised, shape, like):
@@ -636,9 +912,11 @@ def _agrees(field, recognised, shape, like):
             return False
     return True
 
+
 def _sequence(layers, shape):
     "Positions and channels of a state that is a sequence; 1 and 1 for others."
     return (shape[1], shape[0]) if layers[0].taps else (1, 1)
+
 
 def _recognise(field, shape, like):
     "A `_Recognised`, or the reason why not."
@@ -646,54 +924,94 @@ def _recognise(field, shape, like):
         trace = _Trace()
         state = _State(trace, (_BatchSize(3), *shape))
         end = trace.call(field, _Time(trace, ()), state)
-        if not isinstance(end, _State) or not end.layers or end.time or tuple(end.shape[1:]) != tuple(shape):
+        if (
+            not isinstance(end, _State)
+            or not end.layers
+            or end.time
+            or tuple(end.shape[1:]) != tuple(shape)
+        ):
             return "it returns something else than layers make of a state"
         if len({layer.taps > 0 for layer in end.layers}) > 1:
             return "it mixes convolutions and linear layers"
         names = {id(value): name for name, value in field.named_parameters()}
         names = [tensor if tensor is None else names[id(tensor)] for tensor in end.tensors]
         found = _Recognised(end.layers, list(end.tensors), trace.facts, names)
-        return found if _agrees(field, found, shape, like) else "its values are others than those of the layers it seems to have"
-    except Exception as error: # whatever goes wrong in reading, the field itself will be called
+        return (
+            found
+            if _agrees(field, found, shape, like)
+            else "its values are others than those of the layers it seems to have"
+        )
+    except Exception as error:  # whatever goes wrong in reading, the field itself will be called
         return f"{type(error).__name__}: {error}"
 
 # %% ../../nbs/solvers/06_stacks.ipynb #53d2d670
-_KNOWN = WeakKeyDictionary()    # field -> state's shape -> `_Recognised`
+_KNOWN = WeakKeyDictionary()  # field -> state's shape -> `_Recognised`
 _UNKNOWN = WeakKeyDictionary()  # field -> (state's shape and dtype, `_glance`), reason
-_ENSEMBLES = {}                 # class -> (function that takes it apart, has it members?, what the class was made of)
+_ENSEMBLES = {}  # class -> (function that takes it apart, has it members?, what the class was made of)
+
 
 def _glance(field):
     "Whether a field that was not recognised is worth another look."
-    return [(id(m), m.training, len(m._forward_hooks) + len(m._forward_pre_hooks), "forward" in m.__dict__, *map(id, m._parameters.values()))
-            for m in field.modules()]
+    return [
+        (
+            id(m),
+            m.training,
+            len(m._forward_hooks) + len(m._forward_pre_hooks),
+            "forward" in m.__dict__,
+            *map(id, m._parameters.values()),
+        )
+        for m in field.modules()
+    ]
 
-def register(cls,              # a class that wraps a field, whose parameters it has elsewhere
-             parts,            # takes it apart: the field, and a dictionary of its parameters by name
-             members: bool):   # have these, and the state, a member axis?
+
+def register(
+    cls,  # a class that wraps a field, whose parameters it has elsewhere
+    parts,  # takes it apart: the field, and a dictionary of its parameters by name
+    members: bool,  # have these, and the state, a member axis?
+):
     "Let fields of `cls` be recognised by what they wrap, as long as the class is not changed."
     _ENSEMBLES[cls] = parts, members, dict(vars(cls))
 
+
 def _taken_apart(field):
-    "The field to recognise, the parameters to use instead of its own (or `None`), and whether there are members."
+    """The field to recognise, the parameters to use instead of its own (or `None`), and whether there
+    are members.
+    """
     if type(field) not in _ENSEMBLES:
         return field, None, False
     parts, members, made_of = _ENSEMBLES[type(field)]
     now = vars(type(field))
     state = getattr(field, "__dict__", {})
-    changed = any(now.get(name, _ABSENT) is not value for name, value in made_of.items() if callable(value) or isinstance(value, property))
+    changed = any(
+        now.get(name, _ABSENT) is not value
+        for name, value in made_of.items()
+        if callable(value) or isinstance(value, property)
+    )
     own = any(callable(made_of.get(name)) for name in state)
     if changed or own or isinstance(field, nn.Module) and not _is_plain(field):
         return None, None, members
     return *parts(field), members
 
-def recognised(field, # f(t, z)
-               z):    # a state (batch, *state), members first in an ensemble
+
+def recognised(
+    field,  # f(t, z)
+    z,  # a state (batch, *state), members first in an ensemble
+):
     "The field as a `Stack` for states like `z`, or `None`: then it has to be called as written."
-    if torch.compiler.is_compiling() or type(z) not in (Tensor, nn.Parameter) or not _torch_is_plain(z.device):
+    if (
+        torch.compiler.is_compiling()
+        or type(z) not in (Tensor, nn.Parameter)
+        or not _torch_is_plain(z.device)
+    ):
         return None
     inner, parameters, members = _taken_apart(field)
     lead = 1 + members
-    if not isinstance(inner, nn.Module) or isinstance(inner, torch.jit.ScriptModule) or z.dim() <= lead or z.numel() == 0:
+    if (
+        not isinstance(inner, nn.Module)
+        or isinstance(inner, torch.jit.ScriptModule)
+        or z.dim() <= lead
+        or z.numel() == 0
+    ):
         return None
     shape = z.shape[lead:]
     for owner, key, value in _USED:
@@ -703,6 +1021,7 @@ def recognised(field, # f(t, z)
     if found is None or not found.holds():
         found = _look(inner, shape, z, parameters)
     return found and _stack(found, parameters, z, lead, shape)
+
 
 def _look(field, shape, z, parameters):
     "Recognise `field` anew, and remember the outcome."
@@ -717,6 +1036,7 @@ def _look(field, shape, z, parameters):
     _KNOWN.setdefault(field, {})[shape] = found
     return found
 
+
 def _stack(found, parameters, z, lead, shape):
     "The `Stack` with the tensors of this moment, or `None` if they do not fit the state."
     tensors = found.tensors
@@ -729,10 +1049,11 @@ def _stack(found, parameters, z, lead, shape):
             continue
         layer = found.layers[i // 2]
         columns = (layer.inputs, layer.taps) if layer.taps else (layer.inputs + (layer.time > 0),)
-        expected = z.shape[:lead - 1] + ((layer.outputs, *columns) if i % 2 == 0 else (layer.outputs,))
+        expected = z.shape[: lead - 1] + ((layer.outputs, *columns) if i % 2 == 0 else (layer.outputs,))
         if tensor.shape != expected or tensor.dtype != z.dtype or tensor.device != z.device:
             return None
     return Stack(found.layers, tensors, lead, *_sequence(found.layers, shape))
+
 
 def why_not(field, z):
     "Why `field` is called as written, in words; `None` if it is recognised."
@@ -743,11 +1064,16 @@ def why_not(field, z):
         return "it is no module, or the class that wraps it was changed"
     return _UNKNOWN.get(inner, (None, "PyTorch looks inside, or the state does not fit"))[1]
 
-def folded(field, # f(t, z)
-           z):    # a state
-    "The field as dense products in PyTorch, where these are faster than the layers as written; else the field itself."
+
+def folded(
+    field,  # f(t, z)
+    z,  # a state
+):
+    """The field as dense products in PyTorch, where these are faster than the layers as written; else
+    the field itself.
+    """
     stack = recognised(field, z)
     if stack is None or not stack.worth_while:
         return field
-    stack.dense() # now, with the graph that whoever asks wants, and not inside a part that is computed again
+    stack.dense()  # now, with the graph that whoever asks wants, and not inside a part that is computed again
     return stack
