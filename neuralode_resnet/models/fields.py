@@ -16,7 +16,7 @@ from ..solvers.stacks import register
 
 # %% ../../nbs/models/02_fields.ipynb #a328463d
 def init_kaiming(
-    module: nn.Module,  # a field or a head, changed in place
+    module: nn.Module,           # a field or a head, changed in place
     generator: torch.Generator,  # where the numbers come from
 ):
     "Kaiming-normal weights with the gain of a = 0, zero biases (paper, §4). Returns `module`."
@@ -59,9 +59,7 @@ class _Network(nn.Module):
 
 # %% ../../nbs/models/02_fields.ipynb #68a59730
 class Conv1dField(_Network):
-    """conv1d of the paper (§4): 1 → channels (kernel 1), channels → channels (kernel 3), channels → 1
-    (kernel 1).
-    """
+    "conv1d of the paper (§4): convolutions 1 → channels → channels → 1 with kernels of 1, 3 and 1."
 
     def __init__(
         self,
@@ -79,8 +77,8 @@ class LinearField(_Network):
 
     def __init__(
         self,
-        dim: int,
-        channels: int = 32,  # numbers of a state (batch, dim); width of the hidden layers
+        dim: int,            # numbers of a state (batch, dim)
+        channels: int = 32,  # width of the hidden layers
     ):
         super().__init__(
             nn.Linear(dim, channels), nn.Linear(channels, channels), nn.Linear(channels, dim)
@@ -88,8 +86,9 @@ class LinearField(_Network):
 
 # %% ../../nbs/models/02_fields.ipynb #2262913c
 class Conv2dField(_Network):
-    """conv2d of the paper (§4): in_channels → channels (kernel 1), → channels (kernel 3), → in_channels
-    (kernel 1).
+    """conv2d of the paper (§4): in_channels → channels → channels → in_channels.
+
+    The kernels are 1, 3 and 1 wide.
     """
 
     alone = True  # in an ensemble members are evaluated one after the other, see `Stacked`
@@ -97,8 +96,8 @@ class Conv2dField(_Network):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int = 128,  # of a state (batch, in_channels, height, width); width
+        in_channels: int,     # of a state (batch, in_channels, height, width)
+        channels: int = 128,  # width of the hidden layers
     ):
         super().__init__(
             nn.Conv2d(in_channels, channels, 1),
@@ -187,9 +186,8 @@ class _View:
 
     def __init__(self, stacked, i):
         self.stacked = stacked
-        self.values = [
-            value[i] for value in stacked.stacked
-        ]  # once, so that all evaluations use the same tensors
+        # taken once, so that all evaluations use the same tensors
+        self.values = [value[i] for value in stacked.stacked]
 
     def parameters(self):
         return self.values
