@@ -14,7 +14,9 @@ from neuralode_resnet.experiments.experiment import (
 from .grids import expand
 from .store import RunIsTaken, StoreError, open_store, read_experiment
 from .runs import RunStopped, run, run_into
-from .results import collect, read_data, read_model, read_result, read_trained, status
+from neuralode_resnet.experiments.results import (
+    collect, read_data, read_model, read_result, read_trained, status,
+)
 from .sweeps import plan_sweep, sweep
 from .reproductions import reproduce
 
