@@ -102,7 +102,9 @@ def collect_command(
 _TARGETS = ("figure-4, supplement-fixed-step, supplement-adaptive, supplement-adjoint, figure-4-images, "
             "table-1-images")
 _TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts.")]
-_ReproductionOption = Annotated[Path, typer.Option(help="Folder for CSV files, and for the runs in OUT/runs.")]
+_ReproductionOption = Annotated[
+    Path, typer.Option(help="Folder for CSV files, and for the runs in OUT/runs."),
+]
 _QuickOption = Annotated[
     bool, typer.Option("--quick", help="A few minutes of it: shows the way, not the result."),
 ]
