@@ -9,21 +9,13 @@ __all__ = ['Experiment', 'RunIsTaken', 'RunStopped', 'StoreError', 'collect', 'e
 
 # %% ../../nbs/experiments/00_experiments.ipynb #6ac6bef3
 from neuralode_resnet.experiments.experiment import (
-    Experiment,
-    experiment_from,
-    from_toml,
-    to_toml,
+    Experiment, experiment_from, from_toml, to_toml,
 )
 from .grids import expand
 from .store import RunIsTaken, StoreError, open_store, read_experiment
 from .runs import RunStopped, run, run_into
 from neuralode_resnet.experiments.results import (
-    collect,
-    read_data,
-    read_model,
-    read_result,
-    read_trained,
-    status,
+    collect, read_data, read_model, read_result, read_trained, status,
 )
 from .sweeps import plan_sweep, sweep
 from .reproductions import reproduce

@@ -47,3 +47,10 @@ def test_what_adapts_depends_on_the_solver(adapt, kinds):
                                             ("rk4@1/8", "dopri5"), ("dopri5@1e-3", "dopri5")])
 def test_checks_compare_with_a_better_method(solver, method):
     assert scheme_of(solver, adapt="controller").adaptation["test_solver"] == method
+
+
+@pytest.mark.parametrize("adapt", ["paper", "controller"])
+def test_an_adapted_tolerance_starts_at_that_of_the_solver(adapt):
+    assert scheme_of("dopri5@2e-3", adapt=adapt).adaptation["tol"] == 2e-3
+    name = {"paper": "dopri5-the-papers-adaptation", "controller": "dopri5-controller"}[adapt]
+    assert scheme_of("dopri5@2e-3", scheme=name).adaptation["tol"] == 2e-3
