@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from .options import find_solve_traps
-from .refinement import find_higher, limit_factor
+from .refinement import find_higher, limit_factor, move_nodes
 from .targets import Target, modules_of
-from .torchdiffeq_swap import Solve, torchdiffeq_solver
+from .torchdiffeq_swap import Solve, evaluating, torchdiffeq_solver
 from ..error_fan import head_margin
 from ..models import ODEBlock
-from ..solvers import Solver
+from ..solvers import Solver, integrate
 from ..solvers.steps import fixed_grid
 from ..solvers.tableaus import TABLEAUS
 
-# %% ../../nbs/audit/05_other_targets.ipynb #ce8b564c
+# %% ../../nbs/audit/05_other_targets.ipynb #5adfdea5
 def _as_solver(solve, method):
     "The `Solver` with which `method` repeats a `Solve`. Raises `ValueError` for steps of several sizes."
     if not solve.fixed:
@@ -61,7 +61,9 @@ class TorchdiffeqTarget(_NamedTarget):
         dopri5="dopri5",
     )
 
-    def solving(self, level=0, higher=False, fields=None, change_field=None):
+    can_move = can_trace = True
+
+    def solving(self, level=0, higher=False, fields=None, change_field=None, moved=None, ends=8, trace=False):
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(
             module=self.module,
@@ -71,6 +73,9 @@ class TorchdiffeqTarget(_NamedTarget):
             fields=fields,
             keep=True,
             change_field=change_field,
+            moved=moved,
+            ends=ends,
+            trace=trace,
             max_nfe=self.max_nfe,
         )
 
@@ -101,8 +106,14 @@ def _nodes_of(block):
 def _block_solve(block, args, out):
     "The `Solve` that an `ODEBlock` has just done."
     solver, (z,) = block.solver, args
+    traced = isinstance(block.field, _Traced)
+    field = block.field.field[0] if traced else block.field
+    trace = None
+    if traced:
+        trace, block.field.trace = block.field.trace, []
     return Solve(
-        field=block.field,
+        field=field,
+        trace=trace,
         asked=solver.method,
         method=solver.method,
         order=solver.tableau.order,
@@ -113,7 +124,7 @@ def _block_solve(block, args, out):
         nodes=_nodes_of(block),
         n_steps=block.n_steps,
         nfe=block.nfe,
-        func=block.field,
+        func=field,
         start=z.detach(),
         path=torch.stack([z.detach(), out.detach()]),
     )
@@ -134,6 +145,48 @@ def _refine_block(block, level, higher, change_field):
         step_size = min(solver.step_size, abs(block.t_span[1] - block.t_span[0]))
     block.solver = Solver(method, step_size, rtol=solver.rtol, atol=solver.atol)
 
+# %% ../../nbs/audit/05_other_targets.ipynb #f80e5f1f
+class _Traced(nn.Module):
+    "A field that records every evaluation."
+
+    def __init__(self, field):
+        super().__init__()
+        self.field, self.trace = [field], []
+
+    def forward(self, t, z):
+        with evaluating():
+            value = self.field[0](t, z)
+        self.trace.append((float(t), z.detach(), value.detach()))
+        return value
+
+
+def _moved_times(block, seed, ends):
+    "The moved nodes of a block, or under a tolerance the times at which a step ends beside its own."
+    span = torch.tensor(block.t_span, dtype=torch.float64)
+    nodes = _nodes_of(block)
+    if nodes is None:
+        nodes = torch.linspace(*block.t_span, ends + 1, dtype=torch.float64)
+    turned = nodes.flip(0) if span[0] > span[1] else nodes
+    moved = move_nodes(turned, span, seed)
+    return (moved.flip(0) if span[0] > span[1] else moved).tolist()
+
+
+def _moved_forward(block, seed, ends):
+    "A forward pass of `block` with moved nodes."
+
+    def forward(z):
+        times = _moved_times(block, seed, ends)
+        nfe, n_steps, solver = 0, 0, block.solver
+        for start, end in zip(times, times[1:]):
+            if block.solver.fixed:
+                solver = Solver(block.solver.method, abs(end - start))
+            solution = integrate(block.field, z, solver, (start, end), gradient="backprop")
+            z, nfe, n_steps = solution.z, nfe + solution.nfe, n_steps + solution.n_steps
+        block.nfe, block.n_steps = nfe, n_steps
+        return z
+
+    return forward
+
 # %% ../../nbs/audit/05_other_targets.ipynb #3f8d7dd1
 def _parts(target, wanted):
     "All modules of a target for which `wanted` holds."
@@ -149,9 +202,10 @@ class BlockTarget(Target):
     "A model with `ODEBlock`s."
 
     kind = "ODEBlock"
+    can_move = can_trace = True
 
     @contextmanager
-    def solving(self, level=0, higher=False, fields=None, change_field=None):
+    def solving(self, level=0, higher=False, fields=None, change_field=None, moved=None, ends=8, trace=False):
         "Context in which the solvers are refined; yields the list of `Solve`s."
         blocks = _parts(self, lambda part: isinstance(part, ODEBlock))
         before = [(block, block.solver, block.field) for block in blocks]
@@ -166,10 +220,15 @@ class BlockTarget(Target):
                     hooks.callback(block.register_forward_hook(record).remove)
                     if _concerns(fields, block.field):
                         _refine_block(block, level, higher, change_field)
+                        if moved is not None:
+                            vars(block)["forward"] = _moved_forward(block, moved, ends)
+                    if trace:
+                        block.field = _Traced(block.field)
                 yield solves
         finally:
             for block, solver, field in before:
                 block.solver, block.field = solver, field
+                vars(block).pop("forward", None)
 
     def same_solver(self, solve):
         "The `Solver` of this package that does the same. Raises `ValueError` for steps of several sizes."

@@ -188,7 +188,9 @@ class _SameDraws(TorchFunctionMode):
     DRAWS = (torch.randn, torch.rand, torch.randn_like, torch.rand_like, torch.normal)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if func in (torch.randn, torch.rand) and torch.get_default_dtype() == torch.float64:
+            kwargs.setdefault("dtype", torch.float64)
         if func not in self.DRAWS or not any(map(_is_wide, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         named = {name: _narrowed(value) for name, value in kwargs.items()}
@@ -218,17 +220,62 @@ def _name_of(target, field):
     return getattr(field, "__qualname__", type(field).__name__).replace("<locals>.", "")
 
 
+def _widened_parameter(parameter):
+    if parameter is None or not parameter.is_floating_point():
+        return parameter
+    return nn.Parameter(parameter.detach().double(), parameter.requires_grad)
+
+
+@contextmanager
+def _parameters_in_double(modules):
+    "Within the block parameters and buffers are copies in float64; afterwards the original objects are back."
+    parts = {id(part): part for module in modules for part in module.modules()}.values()
+    before = [(part, dict(part._parameters), dict(part._buffers)) for part in parts]
+    try:
+        for part, parameters, buffers in before:
+            part._parameters.update({name: _widened_parameter(p) for name, p in parameters.items()})
+            for name, buffer in buffers.items():
+                wide = buffer is not None and buffer.is_floating_point()
+                part._buffers[name] = buffer.double() if wide else buffer
+        yield
+    finally:
+        for part, parameters, buffers in before:
+            part._parameters.update(parameters)
+            part._buffers.update(buffers)
+
+
+@contextmanager
+def _default_double():
+    "Within the block tensors are made in float64 where no other dtype is named, and random numbers are the same."
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _SameDraws():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class _FunctionInDouble:
+    "A function whose modules are in float64 while it is called."
+
+    def __init__(self, function, modules):
+        self.function, self.modules = function, modules
+
+    def __call__(self, *args, **kwargs):
+        with _parameters_in_double(self.modules):
+            return self.function(*args, **kwargs)
+
+
 def _in_double(target):
-    "The same target with a copy of the model in float64. Raises whatever copying or converting raises."
-    if not isinstance(target.model, nn.Module):
-        raise TypeError(
-            "the model is a function; audit the module itself, "
-            "with output=lambda out: ... for what the function adds"
-        )
+    "The same target with the model in float64. Raises whatever copying or converting raises."
     copied = copy.copy(target)
-    copied.model = copy.deepcopy(target.model).double()
-    copied.parts = parts_of(copied.model)
-    copied.draws = _SameDraws
+    copied.draws = _default_double
+    if isinstance(target.model, nn.Module):
+        copied.model = copy.deepcopy(target.model).double()
+        copied.parts = parts_of(copied.model)
+    else:
+        copied.model = _FunctionInDouble(target.model, target.modules)
     return copied
 
 # %% ../../nbs/audit/04_targets.ipynb #961e07b4
@@ -239,6 +286,8 @@ class Target:
     sees_solves = True     # are solves recorded?
     max_nfe = 100_000      # evaluations of one solve after which it is given up
     draws = nullcontext    # context that decides where random numbers come from
+    can_move = False       # does `solving` take `moved`?
+    can_trace = False      # does `solving` take `trace`?
 
     def __init__(
         self,
@@ -262,6 +311,9 @@ class Target:
         higher: bool = False,  # take a method of higher order
         fields=None,           # only solves of these fields; all if None
         change_field=None,     # solve change_field(f, nodes) in the place of f(t, z)
+        moved: int = None,     # seed with which nodes are moved; only where `can_move`
+        ends: int = 8,         # random times at which an adaptive step has to end, if nodes are moved
+        trace: bool = False,   # record every evaluation; only where `can_trace`
     ):
         "Context in which the model is called; yields the list of `Solve`s."
         raise NotImplementedError(f"{type(self).__name__} has to say how its model is solved more accurately")
