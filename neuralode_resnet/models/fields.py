@@ -9,7 +9,7 @@ __all__ = ['init_kaiming', 'Conv1dField', 'LinearField', 'Conv2dField', 'Stacked
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .precision import PRECISIONS, evaluate_in
 from ..solvers.stacks import register
@@ -106,8 +106,12 @@ class Conv2dField(_Network):
         )
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, t, z):
-        "f(z), like the state `z`; the time is not used."
+    def forward(
+        self,
+        t,          # time, which is not used
+        z: Tensor,  # state (batch, in_channels, height, width)
+    ):
+        "f(z), like the state `z`."
         return evaluate_in(self.precision, self.net, z)
 
 # %% ../../nbs/models/02_fields.ipynb #a7fb7873

@@ -30,12 +30,7 @@ class Problem:
     z0: Tensor  # initial state (batch, dim), float64
     t_span: tuple[float, float]  # (t0, t1)
     exact: Callable[[float], Tensor]  # t () -> solution (batch, dim), float64
-    step_sizes: tuple = (
-        1 / 8,
-        1 / 16,
-        1 / 32,
-        1 / 64,
-    )  # here a method's order shows as the slope of its errors
+    step_sizes: tuple = (1 / 8, 1 / 16, 1 / 32, 1 / 64)  # a method's order is the slope of its errors here
     stiff: bool = False  # True: stability, not accuracy, limits an explicit method's step
     labels: Tensor | None = None  # classes of the initial states (batch,), where they have any
     remark: str = ""  # what the problem is good for

@@ -169,9 +169,7 @@ class Solution:
     n_rejected: int = 0  # rejected steps
     path: Tensor = default(default=None, repr=False)  # (n_steps + 1, batch, *state) when asked for
     states: Tensor = default(default=None, repr=False)  # (len(times), batch, *state) at given times
-    unsolved: Tensor = default(
-        default=None, repr=False
-    )  # (batch,) bool where unsolved samples are marked
+    unsolved: Tensor = default(default=None, repr=False)  # (batch,) bool where unsolved samples are marked
 
     @property
     def n_steps(self):
@@ -266,8 +264,7 @@ def moving_grid(
     grid: list,  # `Step`s of numbers
     t0,  # start, a number or a tensor ()
     t1,  # end, likewise
-    times: list
-    | None = None,  # output times in the order of the grid's readings, numbers or tensors ()
+    times: list | None = None,  # output times in the order of the grid's readings, numbers or tensors ()
 ):
     """Returns `grid` as a function of its ends and output times, for autograd.
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuralode_resnet.solvers import SolveError, Solver, integrate
-from neuralode_resnet.solvers.solver import ISOLATION_BUDGET
+from neuralode_resnet.solvers.solver import _ISOLATION_BUDGET
 
 
 def runaway(t, z):
@@ -46,7 +46,7 @@ def test_a_stiff_sample_is_isolated_and_the_cost_is_bounded():
     calls, z0[:, 1] = 0, 1e6 * (1 + torch.arange(64.0))
     found = integrate(field, z0, "dopri5@1e-6", max_nfe=500, mark_unsolved=True)
     assert found.unsolved.all()
-    assert calls < 1.2 * ISOLATION_BUDGET * 500
+    assert calls < 1.2 * _ISOLATION_BUDGET * 500
 
 
 def test_gradients_pass_the_samples_that_are_solved():
