@@ -213,7 +213,7 @@ class Refinements:
     reason: str      # why there is no `double`
     in_double: bool  # were the refinements done in float64?
     moved: dict      # level -> run with moved nodes
-    finer: tuple = ()    # pairs of level and run of higher order, where the reference was not resolved
+    finer: tuple = ()    # pairs of level and run, where the reference was not resolved
     dense: tuple = None  # level and run with so many moved nodes that little hides between them, or None
 
     @property
@@ -335,20 +335,23 @@ def _moved(target, x, first):
 
 def refine_further(
     case: Case,             # checked
-    found: Refinements,     # its refinements, with a method of higher order
-    max_nfe: int = 10_000,  # evaluations of both runs together at most
+    found: Refinements,     # its refinements
+    max_nfe: int = 10_000,  # evaluations of both runs together at most, per solve
 ) -> Refinements:
-    "`found` with two finer runs of higher order, or as it is where these would cost more."
-    levels = (4, 6) if all(solve.fixed for solve in case.own.solves) else (3, 5)
-    cost = sum(found.higher.nfe * 2 ** (level - 1) for level in levels)
-    if cost > max_nfe:
+    "`found` with two finer runs, of higher order if there is one, or as it is where these would cost more."
+    target, x, higher = case.target, case.x, found.higher is not None
+    levels = (4, 6) if higher else (5, 7)
+    if not all(solve.fixed for solve in case.own.solves):
+        levels = (3, 5)
+    base, level = (found.higher, 1) if higher else (case.own, 0)
+    dearest = max((solve.nfe for solve in base.solves), default=1)
+    if sum(dearest * 2 ** (finer - level) for finer in levels) > max_nfe:
         return found
-    target, x = case.target, case.x
     if found.in_double:
         target, x = target.in_double(), _widened(case.x)
     target.max_nfe = max(target.max_nfe, max_nfe)
-    runs = [(level, target.refined(x, case.own.output, level, higher=True)) for level in levels]
-    finer = tuple((level, run) for level, run in runs if run.solves)
+    runs = [(level, target.refined(x, case.own.output, level, higher=higher)) for level in levels]
+    finer = tuple((level, run) for level, run in runs if run.solves or not target.sees_solves)
     return replace(found, finer=finer) if len(finer) == 2 else found
 
 

@@ -89,7 +89,7 @@ def find_changed(
     one, two = predict_classes(a), predict_classes(b)
     return (one != two) | (one < 0)
 
-# %% ../../nbs/audit/07_evidence.ipynb #e941f4b4
+# %% ../../nbs/audit/07_evidence.ipynb #6960b036
 def find_decidable(
     own: Tensor,           # outputs (n, ...) under the model's own solver
     better: Tensor,        # outputs (n, ...) under a better solver

@@ -181,10 +181,14 @@ def _rounding(case, found):
     return case.row(case.own.output, found.double.output) if found.double else None
 
 
-def _is_settled(case, found):
-    "Do the two most accurate runs agree with each other?"
+def _may_be_resolved(case, found):
+    "Are the two most accurate runs so far apart that they decide too little?"
+    pair = found.reference_pair()
+    if pair is None:
+        return False
+    changed = case.row(case.own.output, pair[0], pair)
     settled = case.row(found.best[0].output, found.best[-1].output)
-    return settled["high"] <= case.tolerance
+    return settled["high"] > case.tolerance or changed["sure"] < changed["changed"]
 
 
 def _judged(case, found, rows, rounding, astray):
@@ -194,7 +198,7 @@ def _judged(case, found, rows, rounding, astray):
     limits = case.tolerance, case.confidence, case.compare
     return judge_swaps(swaps, settled, rounding, astray, *limits, best=most)
 
-# %% ../../nbs/audit/15_examine.ipynb #ecc1cc8c
+# %% ../../nbs/audit/15_examine.ipynb #f609ab17
 STEPPED = "audit with ignore_outside=True if these calls are no steps (a penalty, a shared layer)"
 
 
@@ -263,7 +267,7 @@ def _judged_fully(case, found, seen, margin, ignore_outside):
     "The judgement with all doubts, the refinements with a dense run where one was needed, and what stays hidden."
     rounding, astray = _rounding(case, found), _astray(seen, margin)
     judgement = _judged(case, found, _swaps(case, found), rounding, astray)
-    if judgement.verdict == "undecided" and found.higher and not _is_settled(case, found):
+    if judgement.verdict == "undecided" and _may_be_resolved(case, found):
         found = refine_further(case, found)
         judgement = _judged(case, found, _swaps(case, found), rounding, astray)
     if judgement.verdict != "ODE":

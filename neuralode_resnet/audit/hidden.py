@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIMES', 'FEW', 'LARGEST_GAP', 'draw_times', 'measure_gap', 'noticing_steps', 'Hidden', 'find_hidden']
 
-# %% ../../nbs/audit/11_hidden.ipynb #0a2fc42e
+# %% ../../nbs/audit/11_hidden.ipynb #827cb404
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field as default
@@ -17,7 +17,7 @@ from .case import LEVELS, MOVED_SEED, Case, take_some
 from .targets import Target, leaving_no_trace
 from .torchdiffeq_swap import Solve, identity, is_evaluating
 
-# %% ../../nbs/audit/11_hidden.ipynb #8703a025
+# %% ../../nbs/audit/11_hidden.ipynb #563b9b40
 TIMES = 512        # random times per solve
 FEW = 8            # samples
 LARGEST_GAP = 0.005  # of the state: what is smaller is taken for the error of a straight line
@@ -73,7 +73,7 @@ def measure_gap(
     size = size.clamp(min=size.square().mean().sqrt().item()).clamp(min=1e-12)
     return (length * missed / TIMES / size).max().nan_to_num(0.0).item()
 
-# %% ../../nbs/audit/11_hidden.ipynb #424fdbe5
+# %% ../../nbs/audit/11_hidden.ipynb #64f82add
 def _code_of(field):
     return getattr(getattr(field, "__func__", field), "__code__", None)
 
@@ -117,7 +117,7 @@ def noticing_steps(
     found += [target.name_of(field) for field in functions if _code_of(field) in called]
     found += [target.name_of(part) for part in both]
 
-# %% ../../nbs/audit/11_hidden.ipynb #4dba5b21
+# %% ../../nbs/audit/11_hidden.ipynb #ad753776
 @dataclass(frozen=True)
 class Hidden:
     "What no run has seen."

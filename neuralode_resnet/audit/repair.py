@@ -63,7 +63,7 @@ class ModifiedField(nn.Module):
         bend = _along(_along(f, f), f)(t, z)
         return first + h**2 * (bend / 12 + inner / 4)
 
-# %% ../../nbs/audit/12_repair.ipynb #76853c3a
+# %% ../../nbs/audit/12_repair.ipynb #361b2d33
 def try_repair(
     case: Case,  # checked
 ) -> dict:

@@ -191,7 +191,7 @@ def test_latent_ode():
         pred, mean, logvar = model(trajs, ts)
         return ((pred - trajs) ** 2).mean() + 1e-3 * (mean ** 2 + logvar.exp() - logvar - 1).mean()
     model = trained(LatentODE(), loss, 40)
-    report = audit(model, (trajs, ts), compare="value", output=lambda out: out[0])
+    report = audit(model, (trajs, ts), compare="value", output=lambda out: out[0], tolerance=.1)
     assert report.verdict == "ODE", f"\n{report}"
     assert report.blocks.solver[0].startswith("dopri5") and "float64" not in report.rounding.get("reason", "")
     with pytest.raises(ValueError, match="returns tuple"):
@@ -266,7 +266,7 @@ def test_graph_ode():
     report = audit(model, x, y)
     assert report.verdict == "ResNet", f"\n{report}"
     assert report.blocks.solver.tolist() == ["euler, 1 step"] and report.geometry[0]["crossings"] is None
-    with pytest.raises(AssertionError, match="more than 2%"):
+    with pytest.raises(AssertionError, match="ResNet: "):
         assert_solver_independent(model, x, compare="class")
 
 
@@ -284,7 +284,7 @@ class Loop(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("strength, verdict", [(.5, "ODE"), (30., "ResNet")])
+@pytest.mark.parametrize("strength, verdict", [(.5, "ODE"), (9., "ResNet")])
 def test_own_loop(strength, verdict):
     torch.manual_seed(0)
     report = audit(Loop(lambda x: strength * torch.sin(x.flip(1)), 4), torch.randn(400, 2), compare="value", change=.1)
