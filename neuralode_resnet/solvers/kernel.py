@@ -27,7 +27,10 @@ _HEAD = r"""
 #include <unistd.h>
 
 #if defined __AVX512F__
-enum { LANES = 16, TALL = 8 };  // numbers in a register, rows of a tile: the tile must fit the registers
+enum {
+    LANES = 16,
+    TALL = 8
+};  // numbers in a register, rows of a tile: the tile must fit the registers
 #elif defined __AVX__
 enum { LANES = 8, TALL = 4 };
 #else
@@ -39,16 +42,24 @@ typedef float V __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t I __attribute__((vector_size(4 * LANES), may_alias));
 typedef uint32_t U __attribute__((vector_size(4 * LANES), may_alias));
 
-typedef struct { const float *at; long row, step; } View;
-typedef struct { long positions, columns, depth, reach, sums; } Band;
+typedef struct {
+    const float *at;
+    long row, step;
+} View;
+typedef struct {
+    long positions, columns, depth, reach, sums;
+} Band;
 
-static long pad(long n) { return (n + PAD - 1) / PAD * PAD; }
+static long pad(long n) {
+    return (n + PAD - 1) / PAD * PAD;
+}
 """
 
 # %% ../../nbs/solvers/07_kernel.ipynb #b81e017f
 _TILE = r"""
-static inline __attribute__((always_inline)) void tile(int tall, int wide, long depth, View a, const float *b, long b_row,
-        const float *from, long from_row, float *c, const float *gate, long c_row) {
+static inline __attribute__((always_inline)) void tile(int tall, int wide, long depth, View a,
+        const float *b, long b_row, const float *from, long from_row, float *c, const float *gate,
+        long c_row) {
     V sum[TALL][2];
     V zero = {0};
     for (int r = 0; r < tall; r++)
@@ -77,8 +88,8 @@ _PRODUCT = r"""
 static void product(Band s, long m, long n, long depth, View a, const float *b, long b_row,
         const float *from, long from_row, float *c, const float *gate, long c_row) {
     for (long j = 0; j < n; j += 2 * LANES) {
-        long first = j / s.columns - s.reach;                            // positions within reach: from here
-        long last = (j + 2 * LANES - 1) / s.columns + s.reach + 1;       // up to here
+        long first = j / s.columns - s.reach;                       // positions within reach: from here
+        long last = (j + 2 * LANES - 1) / s.columns + s.reach + 1;  // up to here
         long low = s.positions > 1 && first > 0 ? first * s.depth : 0;
         long high = s.positions > 1 && last < s.positions ? last * s.depth : s.sums ? m : depth;
         long top = 0, bottom = m;
@@ -95,10 +106,14 @@ static void product(Band s, long m, long n, long depth, View a, const float *b, 
             const float *strip = b + low * b_row + j;
             float *to = c + i * c_row + j;
             int two = n - j > LANES;
-            if (bottom - i > 2 && two) tile(TALL, 2, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
-            else if (bottom - i > 2) tile(TALL, 1, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
-            else if (two) tile(2, 2, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
-            else tile(2, 1, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
+            if (bottom - i > 2 && two)
+                tile(TALL, 2, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
+            else if (bottom - i > 2)
+                tile(TALL, 1, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
+            else if (two)
+                tile(2, 2, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
+            else
+                tile(2, 1, high - low, rows, strip, b_row, f, from_row, to, q, c_row);
         }
     }
 }
@@ -106,16 +121,24 @@ static void product(Band s, long m, long n, long depth, View a, const float *b, 
 
 # %% ../../nbs/solvers/07_kernel.ipynb #928a8137
 _EXPONENTIAL = r"""
-static inline V choose(I where, V yes, V no) { return (V)((where & (I)yes) | (~where & (I)no)); }
-static inline V each(float x) { return (V){0} + x; }
-static inline V magnitude(V x) { return (V)((U)x & 0x7fffffffu); }
+static inline V choose(I where, V yes, V no) {
+    return (V)((where & (I)yes) | (~where & (I)no));
+}
+static inline V each(float x) {
+    return (V){0} + x;
+}
+static inline V magnitude(V x) {
+    return (V)((U)x & 0x7fffffffu);
+}
 
 static inline V within(V x, float low, float high) {  // a NaN is neither below nor above
     x = choose(x < low, each(low), x);
     return choose(x > high, each(high), x);
 }
 
-typedef struct { V power, less_one; } Exponential;  // 2^k, and e^r - 1
+typedef struct {
+    V power, less_one;
+} Exponential;  // 2^k, and e^r - 1
 
 static inline Exponential split(V x) {
     V shifted = x * 1.44269504f + 12582912.f;
@@ -158,7 +181,9 @@ static inline V hyperbolic_tangent(V x) {
     return within(x * p / q, -1, 1);
 }
 
-static inline V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
+static inline V sigmoid(V x) {
+    return 1 / (1 + exponential(-x));
+}
 
 static inline V log_one_plus(V u) {  // 0 <= u <= 1
     V s = u / (2 + u);
@@ -172,7 +197,9 @@ static inline V log_one_plus(V u) {  // 0 <= u <= 1
     return 2 * (s + s * q * p);
 }
 
-typedef struct { V cumulated, density; } Normal;
+typedef struct {
+    V cumulated, density;
+} Normal;
 
 static inline Normal normal_distribution(V x) {
     V y = within(magnitude(x) * 0.707106781f, 0, 9.5f);
@@ -198,15 +225,16 @@ _LAYERS = r"""
 enum { NONE, RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SOFTPLUS, SILU, GELU, GELU_TANH };
 
 typedef struct {
-    long in, out, in_row, out_row;      // numbers that enter and leave, and the rows that hold them
-    long positions, taps, left;         // of a convolution; 1, 0, 0 in a dense layer
-    long time;                          // column of the weights that multiplies t: 0 none, 1 the first, 2 the last
+    long in, out, in_row, out_row;  // numbers that enter and leave, and the rows that hold them
+    long positions, taps, left;     // of a convolution; 1, 0, 0 in a dense layer
+    // column of the weights that multiplies t: 0 none, 1 the first, 2 the last
+    long time;
     int activation;
-    float p, q;                         // its settings
-    float *w, *wt, *bias, *speed;       // of the member: (out, in_row), (in, out_row), (out_row) twice
-    float *dw, *dbias, *dspeed, *now;   // of the worker: sums of gradients; the bias at the present time
-    float *g;                           // of the worker: gradient with respect to x
-    long x, slope;                      // where in a record its input is, and its slope (0: there is none)
+    float p, q;                        // its settings
+    float *w, *wt, *bias, *speed;      // of the member: (out, in_row), (in, out_row), (out_row) twice
+    float *dw, *dbias, *dspeed, *now;  // of the worker: sums of gradients; the bias at the present time
+    float *g;                          // of the worker: gradient with respect to x
+    long x, slope;  // where in a record its input is, and its slope (0: there is none)
 } Layer;
 
 static float *take(float **at, long n) {
@@ -215,7 +243,9 @@ static float *take(float **at, long n) {
     return here;
 }
 
-static int has_slope(const Layer *l) { return l->activation >= SOFTPLUS; }
+static int has_slope(const Layer *l) {
+    return l->activation >= SOFTPLUS;
+}
 
 static long lay_out_weights(Layer *net, long layers, float *at) {
     float *start = at;
@@ -254,7 +284,9 @@ static long lay_out_record(Layer *net, long layers, long rows) {  // returns its
         at += rows * l->in_row;
     }
     const Layer *last = net + layers - 1;
-    if (last->activation) at += rows * last->out_row;  // the result, as if it were the input of one layer more
+    // the result, as if it were the input of one layer more
+    if (last->activation)
+        at += rows * last->out_row;
     for (Layer *l = net; l < net + layers; l++) {
         l->slope = has_slope(l) ? at : 0;
         at += has_slope(l) ? rows * l->out_row : 0;
@@ -262,12 +294,15 @@ static long lay_out_record(Layer *net, long layers, long rows) {  // returns its
     return at;
 }
 
-static float *result_of(const Layer *l, float *record, long rows) { return record + l->x + rows * l->in_row; }
+static float *result_of(const Layer *l, float *record, long rows) {
+    return record + l->x + rows * l->in_row;
+}
 """
 
 # %% ../../nbs/solvers/07_kernel.ipynb #02d7feca
 _ACTIVATE = r"""
-static inline __attribute__((always_inline)) V value_of(const int activation, float p, float q, V x, V *slope) {
+static inline __attribute__((always_inline)) V value_of(
+        const int activation, float p, float q, V x, V *slope) {
     V s, u;
     Normal normal;
     switch (activation) {
@@ -282,11 +317,12 @@ static inline __attribute__((always_inline)) V value_of(const int activation, fl
     case SOFTPLUS:
         u = p * x;
         *slope = choose(u > q, each(1), sigmoid(u));
-        return choose(u > q, x, (choose(u > 0, u, each(0)) + log_one_plus(exponential(-magnitude(u)))) / p);
+        return choose(
+                u > q, x, (choose(u > 0, u, each(0)) + log_one_plus(exponential(-magnitude(u)))) / p);
     case SILU:
         u = exponential(-x);
         s = 1 / (1 + u);
-        *slope = s + x * s * (s * u);   // s u is 1 - s, without cancellation
+        *slope = s + x * s * (s * u);  // s u is 1 - s, without cancellation
         return x * s;
     case GELU:
         normal = normal_distribution(x);
@@ -301,24 +337,42 @@ static inline __attribute__((always_inline)) V value_of(const int activation, fl
     return x;
 }
 
-static inline __attribute__((always_inline)) void apply(const int activation, const Layer *l, float *y, float *slope, long n) {
+static inline __attribute__((always_inline)) void apply(
+        const int activation, const Layer *l, float *y, float *slope, long n) {
     for (long i = 0; i < n; i += LANES) {
         V s = {0};
         *(V *)(y + i) = value_of(activation, l->p, l->q, *(V *)(y + i), &s);
-        if (slope) *(V *)(slope + i) = s;
+        if (slope)
+            *(V *)(slope + i) = s;
     }
 }
 
 static void activate(const Layer *l, float *y, float *slope, long n) {
     switch (l->activation) {
-    case LEAKY_RELU: apply(LEAKY_RELU, l, y, 0, n); break;
-    case TANH: apply(TANH, l, y, 0, n); break;
-    case SIGMOID: apply(SIGMOID, l, y, 0, n); break;
-    case ELU: apply(ELU, l, y, 0, n); break;
-    case SOFTPLUS: apply(SOFTPLUS, l, y, slope, n); break;
-    case SILU: apply(SILU, l, y, slope, n); break;
-    case GELU: apply(GELU, l, y, slope, n); break;
-    case GELU_TANH: apply(GELU_TANH, l, y, slope, n); break;
+    case LEAKY_RELU:
+        apply(LEAKY_RELU, l, y, 0, n);
+        break;
+    case TANH:
+        apply(TANH, l, y, 0, n);
+        break;
+    case SIGMOID:
+        apply(SIGMOID, l, y, 0, n);
+        break;
+    case ELU:
+        apply(ELU, l, y, 0, n);
+        break;
+    case SOFTPLUS:
+        apply(SOFTPLUS, l, y, slope, n);
+        break;
+    case SILU:
+        apply(SILU, l, y, slope, n);
+        break;
+    case GELU:
+        apply(GELU, l, y, slope, n);
+        break;
+    case GELU_TANH:
+        apply(GELU_TANH, l, y, slope, n);
+        break;
     }
 }
 
@@ -327,12 +381,23 @@ static void damp(const Layer *l, float *g, const float *y, const float *slope, l
         V *to = (V *)(g + i);
         V result = *(const V *)(y + i);
         switch (l->activation) {
-        case RELU: *to = (V)((I)*to & ~(I)(result <= 0)); break;
-        case LEAKY_RELU: *to = choose(result > 0, *to, l->p * *to); break;
-        case TANH: *to *= 1 - result * result; break;
-        case SIGMOID: *to *= result * (1 - result); break;
-        case ELU: *to = choose(result > 0, *to, (result + l->p) * *to); break;
-        default: *to *= *(const V *)(slope + i);
+        case RELU:
+            *to = (V)((I)*to & ~(I)(result <= 0));
+            break;
+        case LEAKY_RELU:
+            *to = choose(result > 0, *to, l->p * *to);
+            break;
+        case TANH:
+            *to *= 1 - result * result;
+            break;
+        case SIGMOID:
+            *to *= result * (1 - result);
+            break;
+        case ELU:
+            *to = choose(result > 0, *to, (result + l->p) * *to);
+            break;
+        default:
+            *to *= *(const V *)(slope + i);
         }
     }
 }
@@ -341,27 +406,31 @@ static void damp(const Layer *l, float *g, const float *y, const float *slope, l
 # %% ../../nbs/solvers/07_kernel.ipynb #b6b86dc6
 _PROBLEM = r"""
 typedef struct {
-    int64_t members, batch, layers;     // rows of one member's state
-    int64_t positions, channels;        // of a state that is a sequence, else 1
-    const int64_t *shape;               // (layers, 6): in and out per position, taps, left, time, activation
-    const float *settings;              // (layers, 2): p and q of the activation
-    const float *const *params;         // (members, layers, 2): weight, and bias or NULL
+    int64_t members, batch, layers;  // rows of one member's state
+    int64_t positions, channels;     // of a state that is a sequence, else 1
+    const int64_t *shape;        // (layers, 6): in and out per position, taps, left, time, activation
+    const float *settings;       // (layers, 2): p and q of the activation
+    const float *const *params;  // (members, layers, 2): weight, and bias or NULL
     int64_t stages, order;
-    const double *method;               // a (stages, stages), then b, c, error, mid (stages)
-    const int64_t *first;               // (members + 1): where the steps of each member begin in the tables
-    const double *t, *h, *weights;      // (steps), (steps), (steps, stages) or NULL where b will do
-    const int64_t *reuse;               // (steps): is the first stage the last one of the step before?
-    int64_t keep;                       // on the tape: 0 nothing, 1 what is evaluated at, 2 whole records
+    const double *method;           // a (stages, stages), then b, c, error, mid (stages)
+    const int64_t *first;           // (members + 1): where the steps of each member begin in the tables
+    const double *t, *h, *weights;  // (steps), (steps), (steps, stages) or NULL where b will do
+    const int64_t *reuse;           // (steps): is the first stage the last one of the step before?
+    int64_t keep;                   // on the tape: 0 nothing, 1 what is evaluated at, 2 whole records
     int64_t threads;
 } Problem;
 
-typedef struct { const double *a, *b, *c, *error, *mid; long stages, order; } Method;
+typedef struct {
+    const double *a, *b, *c, *error, *mid;
+    long stages, order;
+} Method;
 
 typedef struct {
-    long rows, chunks, workers, each;   // rows of a chunk; chunks of a member; its workers, and chunks for each
-    long d, row, size;                  // numbers of a state, in memory, and of a whole chunk
-    long record, slot;                  // length of a record, and of what the tape keeps of it
-    long weights, sums, worker;         // lengths of the three kinds of memory
+    // rows of a chunk; chunks of a member; its workers, and chunks for each
+    long rows, chunks, workers, each;
+    long d, row, size;           // numbers of a state, in memory, and of a whole chunk
+    long record, slot;           // length of a record, and of what the tape keeps of it
+    long weights, sums, worker;  // lengths of the three kinds of memory
 } Plan;
 
 static Method method_of(const Problem *p) {
@@ -374,7 +443,11 @@ static void describe(const Problem *p, Layer *net) {
     for (long i = 0; i < p->layers; i++) {
         const int64_t *shape = p->shape + 6 * i;
         long in = shape[0] * p->positions, out = shape[1] * p->positions;
-        net[i] = (Layer){.in = in, .out = out, .in_row = pad(in), .out_row = pad(out), .positions = p->positions};
+        net[i] = (Layer){.in = in,
+                .out = out,
+                .in_row = pad(in),
+                .out_row = pad(out),
+                .positions = p->positions};
         net[i].taps = shape[2];
         net[i].left = shape[3];
         net[i].time = shape[4];
@@ -388,7 +461,8 @@ static Plan plan(const Problem *p, Layer *net) {
     Plan l;
     describe(p, net);
     l.chunks = (p->batch + 63) / 64;
-    if (l.chunks == 1 && p->batch >= 32) l.chunks = 2;
+    if (l.chunks == 1 && p->batch >= 32)
+        l.chunks = 2;
     l.rows = ((p->batch + l.chunks - 1) / l.chunks + 7) / 8 * 8;
     l.chunks = (p->batch + l.rows - 1) / l.rows;
     l.each = (l.chunks + 15) / 16;
@@ -404,7 +478,8 @@ static Plan plan(const Problem *p, Layer *net) {
     return l;
 }
 
-void measure(const Problem *p, int64_t *found) {  // chunks, numbers that a tape holds of an evaluation, of a chunk's state
+// chunks, numbers that a tape holds of an evaluation, of a chunk's state
+void measure(const Problem *p, int64_t *found) {
     Layer net[p->layers];
     Plan l = plan(p, net);
     found[0] = l.chunks;
@@ -424,8 +499,10 @@ static void pack_dense(const Layer *l, const float *w) {
     long columns = l->in + (l->time > 0);
     for (long o = 0; o < l->out; o++) {
         const float *row = w + o * columns;
-        for (long i = 0; i < l->in; i++) set_weight(l, o, i, row[i + (l->time == 1)]);
-        if (l->time) l->speed[o] = row[l->time == 1 ? 0 : l->in];
+        for (long i = 0; i < l->in; i++)
+            set_weight(l, o, i, row[i + (l->time == 1)]);
+        if (l->time)
+            l->speed[o] = row[l->time == 1 ? 0 : l->in];
     }
 }
 
@@ -434,9 +511,11 @@ static void pack_convolution(const Layer *l, const float *w) {
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;  // what tap k reads at position q
-            if (p < 0 || p >= n) continue;
+            if (p < 0 || p >= n)
+                continue;
             for (long o = 0; o < out; o++)
-                for (long i = 0; i < in; i++) set_weight(l, q * out + o, p * in + i, w[(o * in + i) * l->taps + k]);
+                for (long i = 0; i < in; i++)
+                    set_weight(l, q * out + o, p * in + i, w[(o * in + i) * l->taps + k]);
         }
 }
 
@@ -444,9 +523,12 @@ static void pack(const Layer *net, long layers, const float *const *params) {
     for (const Layer *l = net; l < net + layers; l++) {
         const float *weight = *params++;
         const float *bias = *params++;
-        if (l->taps) pack_convolution(l, weight);
-        else pack_dense(l, weight);
-        for (long o = 0; bias && o < l->out; o++) l->bias[o] = bias[l->taps ? o % (l->out / l->positions) : o];
+        if (l->taps)
+            pack_convolution(l, weight);
+        else
+            pack_dense(l, weight);
+        for (long o = 0; bias && o < l->out; o++)
+            l->bias[o] = bias[l->taps ? o % (l->out / l->positions) : o];
     }
 }
 """
@@ -461,8 +543,10 @@ static void collect_dense(const Layer *l, float *w) {
     long columns = l->in + (l->time > 0);
     for (long o = 0; o < l->out; o++) {
         float *row = w + o * columns;
-        for (long i = 0; i < l->in; i++) row[i + (l->time == 1)] = gradient_of(l, o, i);
-        if (l->time) row[l->time == 1 ? 0 : l->in] = l->dspeed[o];
+        for (long i = 0; i < l->in; i++)
+            row[i + (l->time == 1)] = gradient_of(l, o, i);
+        if (l->time)
+            row[l->time == 1 ? 0 : l->in] = l->dspeed[o];
     }
 }
 
@@ -472,9 +556,11 @@ static void collect_convolution(const Layer *l, float *w) {
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;
-            if (p < 0 || p >= n) continue;
+            if (p < 0 || p >= n)
+                continue;
             for (long o = 0; o < out; o++)
-                for (long i = 0; i < in; i++) w[(o * in + i) * l->taps + k] += gradient_of(l, q * out + o, p * in + i);
+                for (long i = 0; i < in; i++)
+                    w[(o * in + i) * l->taps + k] += gradient_of(l, q * out + o, p * in + i);
         }
 }
 
@@ -483,11 +569,14 @@ static void collect(const Layer *net, long layers, float *const *gradients) {
         float *weight = *gradients++;
         float *bias = *gradients++;
         long out = l->out / l->positions;
-        if (l->taps) collect_convolution(l, weight);
-        else collect_dense(l, weight);
+        if (l->taps)
+            collect_convolution(l, weight);
+        else
+            collect_dense(l, weight);
         for (long o = 0; bias && o < out; o++) {
             bias[o] = 0;
-            for (long q = 0; q < l->positions; q++) bias[o] += l->dbias[q * out + o];
+            for (long q = 0; q < l->positions; q++)
+                bias[o] += l->dbias[q * out + o];
         }
     }
 }
@@ -496,13 +585,16 @@ static void collect(const Layer *net, long layers, float *const *gradients) {
 # %% ../../nbs/solvers/07_kernel.ipynb #60df3931
 _FIELD = r"""
 static void add(float *z, float c, const float *k, long n) {
-    for (long i = 0; i < n; i++) z[i] += c * k[i];
+    for (long i = 0; i < n; i++)
+        z[i] += c * k[i];
 }
 
-static void evaluate(const Layer *net, long layers, long rows, long room, float t, float *record, float *k) {
+static void evaluate(
+        const Layer *net, long layers, long rows, long room, float t, float *record, float *k) {
     const Layer *last = net + layers - 1;
     for (const Layer *l = net; l <= last; l++) {
-        if (l == last && !k && !l->activation) break;
+        if (l == last && !k && !l->activation)
+            break;
         float *y = l == last && !l->activation ? k : result_of(l, record, room);
         const float *bias = l->bias;
         if (l->time) {
@@ -510,32 +602,42 @@ static void evaluate(const Layer *net, long layers, long rows, long room, float 
             add(l->now, t, l->speed, l->out_row);
             bias = l->now;
         }
-        long n = l->positions, reach = l->left > l->taps - 1 - l->left ? l->left : l->taps - 1 - l->left;
+        long n = l->positions,
+             reach = l->left > l->taps - 1 - l->left ? l->left : l->taps - 1 - l->left;
         Band band = {n, l->out / n, l->in / n, reach, 0};
         View x = {record + l->x, l->in_row, 1};
-        product(band, rows, l->out_row, l->in, x, l->wt, l->out_row, bias, 0, y, l->activation == RELU ? y : 0, l->out_row);
-        if (l->activation > RELU) activate(l, y, l->slope ? record + l->slope : 0, rows * l->out_row);
-        if (l == last && k && y != k) memcpy(k, y, 4 * rows * l->out_row);
+        product(band, rows, l->out_row, l->in, x, l->wt, l->out_row, bias, 0, y,
+                l->activation == RELU ? y : 0, l->out_row);
+        if (l->activation > RELU)
+            activate(l, y, l->slope ? record + l->slope : 0, rows * l->out_row);
+        if (l == last && k && y != k)
+            memcpy(k, y, 4 * rows * l->out_row);
     }
 }
 
-static void pull_back(const Layer *net, long layers, long rows, long room, float t, float *record, float *g) {
+static void pull_back(
+        const Layer *net, long layers, long rows, long room, float t, float *record, float *g) {
     const Layer *last = net + layers - 1;
-    if (last->activation) damp(last, g, result_of(last, record, room), record + last->slope, rows * last->out_row);
+    if (last->activation)
+        damp(last, g, result_of(last, record, room), record + last->slope, rows * last->out_row);
     for (const Layer *l = last; l >= net; l--) {
         const float *x = record + l->x;
         long n = l->positions, in = l->in / n, out = l->out / n;
         long reach = l->left > l->taps - 1 - l->left ? l->left : l->taps - 1 - l->left;
         if (l->in < l->out) {
             Band sums = {n, out, in, reach, 1};
-            product(sums, l->in, l->out_row, rows, (View){x, 1, l->in_row}, g, l->out_row, l->dw, l->out_row, l->dw, 0, l->out_row);
+            product(sums, l->in, l->out_row, rows, (View){x, 1, l->in_row}, g, l->out_row, l->dw,
+                    l->out_row, l->dw, 0, l->out_row);
         } else {
             Band sums = {n, in, out, reach, 1};
-            product(sums, l->out, l->in_row, rows, (View){g, 1, l->out_row}, x, l->in_row, l->dw, l->in_row, l->dw, 0, l->in_row);
+            product(sums, l->out, l->in_row, rows, (View){g, 1, l->out_row}, x, l->in_row, l->dw,
+                    l->in_row, l->dw, 0, l->in_row);
         }
         float *sum = l->time ? l->now : l->dbias;
-        if (l->time) memset(sum, 0, 4 * l->out_row);
-        for (long r = 0; r < rows; r++) add(sum, 1, g + r * l->out_row, l->out_row);
+        if (l->time)
+            memset(sum, 0, 4 * l->out_row);
+        for (long r = 0; r < rows; r++)
+            add(sum, 1, g + r * l->out_row, l->out_row);
         if (l->time) {
             add(l->dbias, 1, sum, l->out_row);
             add(l->dspeed, t, sum, l->out_row);
@@ -543,8 +645,10 @@ static void pull_back(const Layer *net, long layers, long rows, long room, float
         Band band = {n, in, out, reach, 0};
         const Layer *before = l == net ? 0 : l - 1;
         const float *gate = before && before->activation == RELU ? x : 0;
-        product(band, rows, l->in_row, l->out, (View){g, l->out_row, 1}, l->w, l->in_row, 0, 0, l->g, gate, l->in_row);
-        if (before && before->activation > RELU) damp(before, l->g, x, record + before->slope, rows * l->in_row);
+        product(band, rows, l->in_row, l->out, (View){g, l->out_row, 1}, l->w, l->in_row, 0, 0, l->g,
+                gate, l->in_row);
+        if (before && before->activation > RELU)
+            damp(before, l->g, x, record + before->slope, rows * l->in_row);
         g = l->g;
     }
 }
@@ -556,34 +660,42 @@ enum { EVALUATE, MOVE, READY };  // the first stage of a step
 
 typedef struct {
     const Layer *net;
-    long layers, rows, room;         // of a chunk: rows with samples, and all
+    long layers, rows, room;  // of a chunk: rows with samples, and all
     const Method *method;
     const Plan *plan;
-    float *tape;                     // where the chunk's slot of the next evaluation is; NULL without a tape
+    float *tape;  // where the chunk's slot of the next evaluation is; NULL without a tape
     long keep;
-    float *scratch;                  // a record for those that are not kept
+    float *scratch;  // a record for those that are not kept
 } Walk;
 
-static void step(Walk *w, double t, double h, const double *weights, int first, const float *z, float *ks, float *end) {
+static void step(Walk *w, double t, double h, const double *weights, int first, const float *z,
+        float *ks, float *end) {
     const Method *m = w->method;
     long size = w->plan->size;
     for (long i = 0; i < m->stages; i++) {
-        if (i == 0 && first == MOVE) memcpy(ks, ks + (m->stages - 1) * size, 4 * size);
-        if (i == 0 && first != EVALUATE) continue;
+        if (i == 0 && first == MOVE)
+            memcpy(ks, ks + (m->stages - 1) * size, 4 * size);
+        if (i == 0 && first != EVALUATE)
+            continue;
         float *record = w->keep == 2 ? w->tape : w->scratch;
         memcpy(record, z, 4 * size);
         for (long j = 0; j < i; j++) {
             float c = (float)(m->a[i * m->stages + j] * h);
-            if (c != 0) add(record, c, ks + j * size, size);
+            if (c != 0)
+                add(record, c, ks + j * size, size);
         }
-        if (w->keep == 1) memcpy(w->tape, record, 4 * size);
-        if (w->keep) w->tape += w->plan->slot * w->plan->chunks;
+        if (w->keep == 1)
+            memcpy(w->tape, record, 4 * size);
+        if (w->keep)
+            w->tape += w->plan->slot * w->plan->chunks;
         evaluate(w->net, w->layers, w->rows, w->room, (float)(t + m->c[i] * h), record, ks + i * size);
     }
-    if (end != z) memcpy(end, z, 4 * size);
+    if (end != z)
+        memcpy(end, z, 4 * size);
     for (long j = 0; j < m->stages; j++) {
         float c = (float)(weights[j] * h);
-        if (c != 0) add(end, c, ks + j * size, size);
+        if (c != 0)
+            add(end, c, ks + j * size, size);
     }
 }
 """
@@ -598,11 +710,13 @@ static int reverse_step(Walk *w, double t, double h, const double *weights, int 
     memcpy(total, g, 4 * size);
     for (long i = m->stages - 1; i >= 0; i--) {
         live[i] = owed;
-        if (!owed) memset(k, 0, 4 * size);
+        if (!owed)
+            memset(k, 0, 4 * size);
         owed = 0;
         for (long j = m->stages; j > i; j--) {
             float c = (float)((j == m->stages ? weights[i] : m->a[j * m->stages + i]) * h);
-            if (c == 0 || (j < m->stages && !live[j])) continue;
+            if (c == 0 || (j < m->stages && !live[j]))
+                continue;
             add(k, c, j == m->stages ? g : inner + j * size, size);
             live[i] = 1;
         }
@@ -611,7 +725,8 @@ static int reverse_step(Walk *w, double t, double h, const double *weights, int 
             break;
         }
         w->tape -= w->plan->slot * w->plan->chunks;
-        if (!live[i]) continue;
+        if (!live[i])
+            continue;
         float now = (float)(t + m->c[i] * h);
         float *record = w->tape;
         if (w->keep == 1) {
@@ -638,12 +753,14 @@ static struct {
     pthread_mutex_t owner, sleep;
     pthread_cond_t wake;
     pid_t process;
-    long helpers, sleeping, invited;    // threads there are, that sleep, and that may help now
-    uint64_t ticket;                    // turn (24 bits), number of tasks (20), next task (20)
+    long helpers, sleeping, invited;  // threads there are, that sleep, and that may help now
+    uint64_t ticket;                  // turn (24 bits), number of tasks (20), next task (20)
     long done;
     Task task;
     void *about;
-} pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
+        .sleep = PTHREAD_MUTEX_INITIALIZER,
+        .wake = PTHREAD_COND_INITIALIZER};
 
 static void pause_briefly(void) {
 #if defined __x86_64__ || defined __i386__
@@ -651,13 +768,19 @@ static void pause_briefly(void) {
 #endif
 }
 
-static long tasks_of(uint64_t ticket) { return ticket >> 20 & 0xfffff; }
-static long next_of(uint64_t ticket) { return ticket & 0xfffff; }
+static long tasks_of(uint64_t ticket) {
+    return ticket >> 20 & 0xfffff;
+}
+static long next_of(uint64_t ticket) {
+    return ticket & 0xfffff;
+}
 
 static int take_one(void) {  // does one task, if there is one
     uint64_t ticket = __atomic_load_n(&pool.ticket, __ATOMIC_ACQUIRE);
     while (next_of(ticket) < tasks_of(ticket)) {
-        if (!__atomic_compare_exchange_n(&pool.ticket, &ticket, ticket + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        if (!__atomic_compare_exchange_n(
+                    &pool.ticket, &ticket, ticket + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            continue;
         pool.task(pool.about, next_of(ticket));
         __atomic_fetch_add(&pool.done, 1, __ATOMIC_RELEASE);
         return 1;
@@ -670,13 +793,16 @@ static void *help(void *number) {
         int worked = 0;
         for (long look = 0; look < LOOKS && !worked; look++) {
             worked = (long)number < __atomic_load_n(&pool.invited, __ATOMIC_RELAXED) && take_one();
-            if (!worked) pause_briefly();
+            if (!worked)
+                pause_briefly();
         }
-        if (worked) continue;
+        if (worked)
+            continue;
         pthread_mutex_lock(&pool.sleep);
         uint64_t seen = __atomic_load_n(&pool.ticket, __ATOMIC_SEQ_CST);
         __atomic_fetch_add(&pool.sleeping, 1, __ATOMIC_SEQ_CST);
-        while (next_of(seen) >= tasks_of(seen) || (long)number >= __atomic_load_n(&pool.invited, __ATOMIC_SEQ_CST)) {
+        while (next_of(seen) >= tasks_of(seen) ||
+                (long)number >= __atomic_load_n(&pool.invited, __ATOMIC_SEQ_CST)) {
             pthread_cond_wait(&pool.wake, &pool.sleep);
             seen = __atomic_load_n(&pool.ticket, __ATOMIC_SEQ_CST);
         }
@@ -690,7 +816,8 @@ static void *help(void *number) {
 # %% ../../nbs/solvers/07_kernel.ipynb #2eb7dad5
 _SPREAD = r"""
 static void forget_helpers_of_parent(void) {
-    if (pool.process == getpid()) return;
+    if (pool.process == getpid())
+        return;
     pool.process = getpid();
     pool.helpers = pool.sleeping = 0;
     pthread_mutex_init(&pool.sleep, 0);
@@ -698,12 +825,15 @@ static void forget_helpers_of_parent(void) {
 }
 
 static int hire(long helpers) {  // returns whether the caller is the one who has them
-    if (pool.process && pool.process != getpid()) pthread_mutex_init(&pool.owner, 0);
-    if (pthread_mutex_trylock(&pool.owner)) return 0;
+    if (pool.process && pool.process != getpid())
+        pthread_mutex_init(&pool.owner, 0);
+    if (pthread_mutex_trylock(&pool.owner))
+        return 0;
     forget_helpers_of_parent();
     while (pool.helpers < helpers && pool.helpers < MOST_HELPERS) {
         pthread_t thread;
-        if (pthread_create(&thread, 0, help, (void *)pool.helpers)) break;
+        if (pthread_create(&thread, 0, help, (void *)pool.helpers))
+            break;
         pthread_detach(thread);
         pool.helpers++;
     }
@@ -718,7 +848,8 @@ static void dismiss(void) {
 
 static void spread(int together, Task task, void *about, long tasks) {
     if (!together || tasks == 1 || tasks > 0xffff0) {
-        for (long i = 0; i < tasks; i++) task(about, i);
+        for (long i = 0; i < tasks; i++)
+            task(about, i);
         return;
     }
     pool.task = task;
@@ -733,8 +864,10 @@ static void spread(int together, Task task, void *about, long tasks) {
     }
     while (take_one()) {}
     for (long look = 0; __atomic_load_n(&pool.done, __ATOMIC_ACQUIRE) < tasks; look++) {
-        if (look < LOOKS) pause_briefly();
-        else sched_yield();
+        if (look < LOOKS)
+            pause_briefly();
+        else
+            sched_yield();
     }
 }
 """
@@ -745,11 +878,11 @@ typedef struct {
     const Problem *problem;
     Plan plan;
     Method method;
-    Layer *net;             // of one layer each: what `describe` said
+    Layer *net;  // of one layer each: what `describe` said
     float *weights, *sums, *workers;
     const float *start;
     float *end;
-    float *const *tape;     // one for each member
+    float *const *tape;  // one for each member
     float *const *gradients;
 } Job;
 
@@ -761,14 +894,16 @@ static int open_job(Job *job, const Problem *p, Layer *net) {
     Plan *l = &job->plan;
     long weights = p->members * l->weights, sums = p->members * l->workers * l->sums;
     job->weights = aligned_alloc(64, 4 * (weights + sums + p->members * l->workers * l->worker));
-    if (!job->weights) return 1;
+    if (!job->weights)
+        return 1;
     job->sums = job->weights + weights;
     job->workers = job->sums + sums;
     memset(job->weights, 0, 4 * weights);
     return 0;
 }
 
-static float *worker_memory(const Job *job, long member, long worker, Layer *net) {  // returns what is left for states
+// returns what is left for states
+static float *worker_memory(const Job *job, long member, long worker, Layer *net) {
     const Plan *l = &job->plan;
     long layers = job->problem->layers, number = member * l->workers + worker;
     memcpy(net, job->net, layers * sizeof *net);
@@ -792,7 +927,9 @@ static long rows_of(const Job *job, long chunk) {
     return left < job->plan.rows ? left : job->plan.rows;
 }
 
-static long number_of(const Problem *p, long position, long channel) { return channel * p->positions + position; }
+static long number_of(const Problem *p, long position, long channel) {
+    return channel * p->positions + position;
+}
 
 static void load(const Job *job, long member, long chunk, const float *from, float *z) {
     const Problem *p = job->problem;
@@ -800,7 +937,8 @@ static void load(const Job *job, long member, long chunk, const float *from, flo
     from += (member * p->batch + chunk * l->rows) * l->d;
     memset(z, 0, 4 * l->size);
     for (long r = 0; r < rows_of(job, chunk); r++, from += l->d, z += l->row)
-        for (long i = 0; i < l->d; i++) z[i] = from[number_of(p, i / p->channels, i % p->channels)];
+        for (long i = 0; i < l->d; i++)
+            z[i] = from[number_of(p, i / p->channels, i % p->channels)];
 }
 
 static void store(const Job *job, long member, long chunk, const float *z, float *to) {
@@ -808,14 +946,16 @@ static void store(const Job *job, long member, long chunk, const float *z, float
     const Plan *l = &job->plan;
     to += (member * p->batch + chunk * l->rows) * l->d;
     for (long r = 0; r < rows_of(job, chunk); r++, to += l->d, z += l->row)
-        for (long i = 0; i < l->d; i++) to[number_of(p, i / p->channels, i % p->channels)] = z[i];
+        for (long i = 0; i < l->d; i++)
+            to[number_of(p, i / p->channels, i % p->channels)] = z[i];
 }
 
 static Walk walk_of(const Job *job, const Layer *net, long member, long chunk, float *scratch) {
     const Problem *p = job->problem;
     const Plan *l = &job->plan;
     float *tape = p->keep ? job->tape[member] + chunk * l->slot : 0;
-    return (Walk){net, p->layers, rows_of(job, chunk), l->rows, &job->method, l, tape, p->keep, scratch};
+    return (Walk){
+            net, p->layers, rows_of(job, chunk), l->rows, &job->method, l, tape, p->keep, scratch};
 }
 """
 
@@ -843,11 +983,13 @@ static void walk_forward(void *about, long task) {
 int forward(const Problem *p, const float *start, float *end, float *const *tape) {
     Layer net[p->layers];
     Job job = {.start = start, .end = end, .tape = tape};
-    if (open_job(&job, p, net)) return 1;
+    if (open_job(&job, p, net))
+        return 1;
     int together = p->threads > 1 && hire(p->threads - 1);
     spread(together, pack_member, &job, p->members);
     spread(together, walk_forward, &job, p->members * job.plan.workers);
-    if (together) dismiss();
+    if (together)
+        dismiss();
     free(job.weights);
     return 0;
 }
@@ -862,7 +1004,8 @@ static void walk_backward(void *about, long task) {
     Layer net[p->layers];
     long member = task / l->workers, worker = task % l->workers;
     float *scratch = worker_memory(job, member, worker, net);
-    float *g = scratch + pad(l->record), *k = g + l->size, *total = k + l->size, *inner = total + l->size;
+    float *g = scratch + pad(l->record), *k = g + l->size, *total = k + l->size,
+          *inner = total + l->size;
     memset(job->sums + task * l->sums, 0, 4 * l->sums);
     for (long chunk = worker * l->each; chunk < l->chunks && chunk < (worker + 1) * l->each; chunk++) {
         Walk w = walk_of(job, net, member, chunk, scratch);
@@ -884,21 +1027,25 @@ static void collect_member(void *about, long member) {
     long layers = job->problem->layers;
     Layer net[layers];
     float *sums = job->sums + member * l->workers * l->sums;
-    for (long worker = 1; worker < l->workers; worker++) add(sums, 1, sums + worker * l->sums, l->sums);
+    for (long worker = 1; worker < l->workers; worker++)
+        add(sums, 1, sums + worker * l->sums, l->sums);
     memcpy(net, job->net, sizeof net);
     lay_out_sums(net, layers, sums);
     collect(net, layers, job->gradients + 2 * member * layers);
 }
 
-int backward(const Problem *p, const float *g_end, float *g_start, float *const *tape, float *const *gradients) {
+int backward(const Problem *p, const float *g_end, float *g_start, float *const *tape,
+        float *const *gradients) {
     Layer net[p->layers];
     Job job = {.start = g_end, .end = g_start, .tape = tape, .gradients = gradients};
-    if (open_job(&job, p, net)) return 1;
+    if (open_job(&job, p, net))
+        return 1;
     int together = p->threads > 1 && hire(p->threads - 1);
     spread(together, pack_member, &job, p->members);
     spread(together, walk_backward, &job, p->members * job.plan.workers);
     spread(together, collect_member, &job, p->members);
-    if (together) dismiss();
+    if (together)
+        dismiss();
     free(job.weights);
     return 0;
 }
@@ -909,7 +1056,7 @@ _CONTROL = r"""
 enum { NEW, FULL, STUCK, DONE };
 
 typedef struct {
-    double t, h, ratio;                 // where the next attempt starts, its size, and how the last one went
+    double t, h, ratio;  // where the next attempt starts, its size, and how the last one went
     int64_t nfe, steps, rejected, status;
 } Control;
 
@@ -918,15 +1065,17 @@ typedef struct {
     int64_t max_nfe, capacity;
 } Goal;
 
-typedef struct { double t, h, x, first; } Taken;  // an accepted step; x < 1: read off there
+typedef struct {
+    double t, h, x, first;
+} Taken;  // an accepted step; x < 1: read off there
 
 typedef struct {
     const Job *job;
     const Goal *goal;
     long member;
     Control *control;
-    float *memory;                      // for each chunk: state, tried state, stages
-    double *sums, probe;                // two sums for each chunk; how far to probe
+    float *memory;        // for each chunk: state, tried state, stages
+    double *sums, probe;  // two sums for each chunk; how far to probe
     const double *weights;
     int phase;
 } Attempt;
@@ -939,11 +1088,13 @@ static double square_of_ratio(float x, float z, float z1, const Goal *goal) {
     return (double)ratio * ratio;
 }
 
-static double sum_of_squares(const Attempt *a, long rows, const float *x, const float *z, const float *z1) {
+static double sum_of_squares(
+        const Attempt *a, long rows, const float *x, const float *z, const float *z1) {
     const Plan *l = &a->job->plan;
     double sum = 0;
     for (long r = 0; r < rows; r++)
-        for (long i = r * l->row; i < r * l->row + l->d; i++) sum += square_of_ratio(x[i], z[i], z1[i], a->goal);
+        for (long i = r * l->row; i < r * l->row + l->d; i++)
+            sum += square_of_ratio(x[i], z[i], z1[i], a->goal);
     return sum;
 }
 
@@ -964,7 +1115,8 @@ static void attempt_chunk(Attempt *a, long chunk) {
         load(job, a->member, chunk, job->start, z);
         float *record = p->keep == 2 ? w.tape : scratch;
         memcpy(record, z, 4 * size);
-        if (p->keep == 1) memcpy(w.tape, z, 4 * size);
+        if (p->keep == 1)
+            memcpy(w.tape, z, 4 * size);
         evaluate(net, p->layers, w.rows, w.room, (float)t, record, ks);
         sums[0] = sum_of_squares(a, w.rows, z, z, z);
         sums[1] = sum_of_squares(a, w.rows, ks, z, z);
@@ -979,7 +1131,8 @@ static void attempt_chunk(Attempt *a, long chunk) {
         step(&w, t, h, m->b, READY, z, ks, z1);
         memset(spare, 0, 4 * size);
         for (long j = 0; j < m->stages; j++)
-            if (m->error[j] != 0) add(spare, (float)(m->error[j] * h), ks + j * size, size);
+            if (m->error[j] != 0)
+                add(spare, (float)(m->error[j] * h), ks + j * size, size);
         sums[0] = sum_of_squares(a, w.rows, spare, z, z1);
     } else if (a->phase == TAKE) {
         memcpy(z, z1, 4 * size);
@@ -987,7 +1140,8 @@ static void attempt_chunk(Attempt *a, long chunk) {
     } else {
         for (long j = 0; j < m->stages; j++) {
             float c = (float)(a->weights[j] * h);
-            if (c != 0) add(z, c, ks + j * size, size);
+            if (c != 0)
+                add(z, c, ks + j * size, size);
         }
         memcpy(z1, z, 4 * size);
     }
@@ -996,26 +1150,34 @@ static void attempt_chunk(Attempt *a, long chunk) {
 static void attempt_chunks(void *about, long worker) {
     Attempt *a = about;
     const Plan *l = &a->job->plan;
-    for (long chunk = worker * l->each; chunk < l->chunks && chunk < (worker + 1) * l->each; chunk++) attempt_chunk(a, chunk);
+    for (long chunk = worker * l->each; chunk < l->chunks && chunk < (worker + 1) * l->each; chunk++)
+        attempt_chunk(a, chunk);
 }
 """
 
 # %% ../../nbs/solvers/07_kernel.ipynb #cdfc4713
 _CHOICES = r"""
-static double larger(double a, double b) { return b > a ? b : a; }   // as Python's max and min, also with a NaN
-static double smaller(double a, double b) { return b < a ? b : a; }
+// as Python's max and min, also with a NaN
+static double larger(double a, double b) {
+    return b > a ? b : a;
+}
+static double smaller(double a, double b) {
+    return b < a ? b : a;
+}
 
 static double ratio_of(const Attempt *a, long which) {
     const Job *job = a->job;
     double sum = 0;
-    for (long i = 0; i < job->plan.chunks; i++) sum += a->sums[2 * i + which];
+    for (long i = 0; i < job->plan.chunks; i++)
+        sum += a->sums[2 * i + which];
     return (double)(float)sqrt(sum) / sqrt((double)job->problem->batch * job->plan.d);
 }
 
 static void read_off(const Method *m, double x, double *weights) {  // `tableaus._quartic_weights`
     double bump = 16 * (x * x) * ((1 - x) * (1 - x));
     double end = x * x * (3 - 2 * x) - bump / 2;
-    for (long i = 0; i < m->stages; i++) weights[i] = end * m->b[i] + bump * m->mid[i];
+    for (long i = 0; i < m->stages; i++)
+        weights[i] = end * m->b[i] + bump * m->mid[i];
     weights[0] += x * ((1 - x) * (1 - x)) - bump / 8;
     weights[m->stages - 1] += x * x * (x - 1) + bump / 8;
 }
@@ -1029,7 +1191,8 @@ static double first_step(Attempt *a, int together, double sign) {
     double order = a->job->method.order - 1;
     double d0 = ratio_of(a, 0), d1 = ratio_of(a, 1);
     double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-    if (h0 == 0) return NAN;
+    if (h0 == 0)
+        return NAN;
     a->probe = sign * h0;
     run(a, together, PROBE);
     double steepest = larger(d1, ratio_of(a, 0) / h0);
@@ -1038,8 +1201,10 @@ static double first_step(Attempt *a, int together, double sign) {
 }
 
 static double next_step(double h, double ratio, double order) {
-    if (ratio == 0) return h * 10;
-    if (!isfinite(ratio)) return h * 0.2;
+    if (ratio == 0)
+        return h * 10;
+    if (!isfinite(ratio))
+        return h * 0.2;
     return h * smaller(10, larger(0.9 * pow(ratio, -1 / order), ratio < 1 ? 1 : 0.2));
 }
 """
@@ -1060,9 +1225,11 @@ static void solve_member(Attempt *a, int together, Taken *taken) {
     }
     while (sign * (goal->end - c->t) > 0) {
         c->status = STUCK;
-        if (!isfinite(c->h) || c->t + c->h == c->t || c->nfe > goal->max_nfe) return;
+        if (!isfinite(c->h) || c->t + c->h == c->t || c->nfe > goal->max_nfe)
+            return;
         c->status = FULL;
-        if (c->steps == goal->capacity) return;
+        if (c->steps == goal->capacity)
+            return;
         run(a, together, TRY);
         int64_t first = c->nfe;
         c->nfe += m->stages - 1;
@@ -1077,7 +1244,8 @@ static void solve_member(Attempt *a, int together, Taken *taken) {
             }
             run(a, together, x < 1 ? READ_OFF : TAKE);
             c->t += h;
-        } else c->rejected++;
+        } else
+            c->rejected++;
         c->h = next_step(h, c->ratio, m->order);
     }
     c->status = DONE;
@@ -1087,7 +1255,7 @@ static void solve_member(Attempt *a, int together, Taken *taken) {
 
 typedef struct {
     Job job;
-    const Goal *goal;           // one for each member, like the rest
+    const Goal *goal;  // one for each member, like the rest
     Control *control;
     Taken *const *taken;
     float *const *memory;
@@ -1097,8 +1265,12 @@ typedef struct {
 
 static void adaptive_member(void *about, long member) {
     Adaptive *all = about;
-    if (all->control[member].status == DONE || all->control[member].status == STUCK) return;
-    Attempt a = {.job = &all->job, .goal = all->goal + member, .member = member, .control = all->control + member};
+    if (all->control[member].status == DONE || all->control[member].status == STUCK)
+        return;
+    Attempt a = {.job = &all->job,
+            .goal = all->goal + member,
+            .member = member,
+            .control = all->control + member};
     a.memory = all->memory[member];
     a.sums = all->sums + 2 * member * all->job.plan.chunks;
     solve_member(&a, all->together, all->taken[member]);
@@ -1109,7 +1281,8 @@ int adaptive(const Problem *p, const Goal *goal, Control *control, const float *
     Layer net[p->layers];
     Adaptive all = {.goal = goal, .control = control, .taken = taken, .memory = memory};
     all.job = (Job){.start = start, .end = end, .tape = tape};
-    if (open_job(&all.job, p, net)) return 1;
+    if (open_job(&all.job, p, net))
+        return 1;
     all.sums = malloc(2 * p->members * all.job.plan.chunks * sizeof *all.sums);
     if (!all.sums) {
         free(all.job.weights);
@@ -1117,30 +1290,59 @@ int adaptive(const Problem *p, const Goal *goal, Control *control, const float *
     }
     int together = p->threads > 1 && hire(p->threads - 1);
     spread(together, pack_member, &all.job, p->members);
-    all.together = together && p->members == 1;     // the chunks of one model, or whole members of an ensemble
+    // the chunks of one model, or whole members of an ensemble
+    all.together = together && p->members == 1;
     spread(together, adaptive_member, &all, p->members);
-    if (together) dismiss();
+    if (together)
+        dismiss();
     free(all.sums);
     free(all.job.weights);
     return 0;
 }
 
-void activate_numbers(int64_t activation, float p, float q, float *y, float *slope, int64_t n) {  // n a multiple of 16
+// n a multiple of 16
+void activate_numbers(int64_t activation, float p, float q, float *y, float *slope, int64_t n) {
     Layer l = {.activation = activation, .p = p, .q = q};
     activate(&l, y, slope, n);
 }
 """
 
 # %% ../../nbs/solvers/07_kernel.ipynb #937fc09e
-_SOURCE = "".join([_HEAD, _TILE, _PRODUCT, _EXPONENTIAL, _FUNCTIONS, _LAYERS, _ACTIVATE, _PROBLEM, _PACK, _COLLECT, _FIELD,
-                   _STEP, _REVERSE, _HELPERS, _SPREAD, _JOB, _FORWARD, _BACKWARD, _CONTROL, _CHOICES, _ADAPTIVE])
+_SOURCE = "".join(
+    [
+        _HEAD,
+        _TILE,
+        _PRODUCT,
+        _EXPONENTIAL,
+        _FUNCTIONS,
+        _LAYERS,
+        _ACTIVATE,
+        _PROBLEM,
+        _PACK,
+        _COLLECT,
+        _FIELD,
+        _STEP,
+        _REVERSE,
+        _HELPERS,
+        _SPREAD,
+        _JOB,
+        _FORWARD,
+        _BACKWARD,
+        _CONTROL,
+        _CHOICES,
+        _ADAPTIVE,
+    ]
+)
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
+
 
 def _hash(*parts):
     return sha256(b"\0".join(parts)).hexdigest()[:16]
 
+
 def _build(compiler, flags, folder):
     "The path of the library, compiled if it is not in `folder` or garbled there."
+
     def call(*more, source=b""):
         command = [*compiler, *flags, "-x", "c", "-", *more]
         return subprocess.run(command, input=source, check=True, capture_output=True, timeout=120).stdout
@@ -1158,27 +1360,74 @@ def _build(compiler, flags, folder):
 # %% ../../nbs/solvers/07_kernel.ipynb #52833680
 _NUMBER, _POINTER, _REAL = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 
+
 class Problem(ctypes.Structure):
     "What is solved; see the C structure of the same name."
-    _fields_ = [("members", _NUMBER), ("batch", _NUMBER), ("layers", _NUMBER), ("positions", _NUMBER), ("channels", _NUMBER),
-                ("shape", _POINTER), ("settings", _POINTER), ("params", _POINTER),
-                ("stages", _NUMBER), ("order", _NUMBER), ("method", _POINTER),
-                ("first", _POINTER), ("t", _POINTER), ("h", _POINTER), ("weights", _POINTER), ("reuse", _POINTER),
-                ("keep", _NUMBER), ("threads", _NUMBER)]
+
+    _fields_ = [
+        ("members", _NUMBER),
+        ("batch", _NUMBER),
+        ("layers", _NUMBER),
+        ("positions", _NUMBER),
+        ("channels", _NUMBER),
+        ("shape", _POINTER),
+        ("settings", _POINTER),
+        ("params", _POINTER),
+        ("stages", _NUMBER),
+        ("order", _NUMBER),
+        ("method", _POINTER),
+        ("first", _POINTER),
+        ("t", _POINTER),
+        ("h", _POINTER),
+        ("weights", _POINTER),
+        ("reuse", _POINTER),
+        ("keep", _NUMBER),
+        ("threads", _NUMBER),
+    ]
+
 
 class Goal(ctypes.Structure):
     "Where an adaptive solve goes, how accurately, and what it may cost."
-    _fields_ = [("start", _REAL), ("end", _REAL), ("rtol", _REAL), ("atol", _REAL),
-                ("max_nfe", _NUMBER), ("capacity", _NUMBER)]
+
+    _fields_ = [
+        ("start", _REAL),
+        ("end", _REAL),
+        ("rtol", _REAL),
+        ("atol", _REAL),
+        ("max_nfe", _NUMBER),
+        ("capacity", _NUMBER),
+    ]
+
 
 class Control(ctypes.Structure):
     "Where an adaptive solve is."
-    NEW, FULL, STUCK, DONE = range(4) # values of `status`
-    _fields_ = [("t", _REAL), ("h", _REAL), ("ratio", _REAL),
-                ("nfe", _NUMBER), ("steps", _NUMBER), ("rejected", _NUMBER), ("status", _NUMBER)]
+
+    NEW, FULL, STUCK, DONE = range(4)  # values of `status`
+    _fields_ = [
+        ("t", _REAL),
+        ("h", _REAL),
+        ("ratio", _REAL),
+        ("nfe", _NUMBER),
+        ("steps", _NUMBER),
+        ("rejected", _NUMBER),
+        ("status", _NUMBER),
+    ]
+
 
 #: Names of the activations, in the order in which the kernel numbers them.
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "silu", "gelu", "gelu_tanh")
+ACTIVATIONS = (
+    "none",
+    "relu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "elu",
+    "softplus",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+)
+
 
 def _declare(kernel):
     "Tell `ctypes` what the functions of the library take."
@@ -1187,7 +1436,14 @@ def _declare(kernel):
     kernel.forward.argtypes = [problem, *[_POINTER] * 3]
     kernel.backward.argtypes = [problem, *[_POINTER] * 4]
     kernel.adaptive.argtypes = [problem, *[_POINTER] * 7]
-    kernel.activate_numbers.argtypes = [_NUMBER, ctypes.c_float, ctypes.c_float, _POINTER, _POINTER, _NUMBER]
+    kernel.activate_numbers.argtypes = [
+        _NUMBER,
+        ctypes.c_float,
+        ctypes.c_float,
+        _POINTER,
+        _POINTER,
+        _NUMBER,
+    ]
     return kernel
 
 # %% ../../nbs/solvers/07_kernel.ipynb #fa6e24b9
@@ -1196,15 +1452,20 @@ def _load(cc, path, cache_home, more_flags):
     tried = []
     folder = Path(cache_home or os.path.expanduser("~/.cache"), "neuralode_resnet")
     flags = (*_FLAGS, *(more_flags or "").split())
-    for compiler in dict.fromkeys((cc or "cc", "cc", "gcc", "clang")): # each once
+    for compiler in dict.fromkeys((cc or "cc", "cc", "gcc", "clang"),  # each once
+):
         if not shutil.which(compiler.split()[0], path=path):
             continue
         try:
             return _declare(ctypes.CDLL(str(_build(compiler.split(), flags, folder))))
         except (OSError, subprocess.SubprocessError) as error:
             tried.append(f"{error}")
-    warnings.warn(f"no native code, solving through PyTorch, which is slower: {'; '.join(tried) or 'no C compiler found'}")
+    warnings.warn("no native code, solving through PyTorch, which is slower: "
+                  f"{'; '.join(tried) or 'no C compiler found'}")
 
 def library():
-    "The compiled functions, or `None` after one warning. Looks at CC, PATH, XDG_CACHE_HOME, NEURALODE_RESNET_CFLAGS."
+    """The compiled functions, or `None` after one warning.
+
+    Looks at CC, PATH, XDG_CACHE_HOME, NEURALODE_RESNET_CFLAGS.
+    """
     return _load(*map(os.environ.get, ("CC", "PATH", "XDG_CACHE_HOME", "NEURALODE_RESNET_CFLAGS")))

@@ -23,24 +23,40 @@ from .steps import Solution, SolveError, Step, fixed_grid
 from .tableaus import Tableau
 
 # %% ../../nbs/solvers/08_native.ipynb #6d918e79
-_WIDEST = 1024 # numbers that enter or leave a layer, beyond which PyTorch's own products are as fast
+_WIDEST = 1024  # numbers that enter or leave a layer, beyond which PyTorch's own products are as fast
+
 
 def _is_plain(tensor):
     "Does the tensor have float32 numbers at its address, and is that all?"
-    return (type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-            and tensor.layout == torch.strided and not tensor.is_neg())
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.is_neg()
+    )
 
-def usable(stack,      # a `Stack`, or `None`
-           z: Tensor): # initial state (batch, *state), or (member, batch, *state) of an ensemble
+
+def usable(
+    stack,  # a `Stack`, or `None`
+    z: Tensor,  # initial state (batch, *state), or (member, batch, *state) of an ensemble
+):
     "Can native code solve this? Only a stack in float32 on the CPU, and only where the kernel compiles."
     if not isinstance(stack, Stack) or os.environ.get("NEURALODE_RESNET_NATIVE") == "0":
         return False
     width = max(max(layer.inputs, layer.outputs) for layer in stack.layers) * stack.positions
-    return (width <= _WIDEST and z.numel() > 0 and stack.positions <= 12
-            and _is_plain(z) and all(map(_is_plain, stack.parameters()))
-            and torch.autograd.forward_ad._current_level < 0
-            and not torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing() and library() is not None)
+    return (
+        width <= _WIDEST
+        and z.numel() > 0
+        and stack.positions <= 12
+        and _is_plain(z)
+        and all(map(_is_plain, stack.parameters()))
+        and torch.autograd.forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and library() is not None
+    )
 
 # %% ../../nbs/solvers/08_native.ipynb #72f908bf
 _ALONE = 2 * 10**6 # multiplications of a forward solve that one thread does by itself
@@ -97,19 +113,28 @@ def _method(tableau):
 
 @lru_cache(maxsize=256)
 def _shape_of(layers):
-    "The layers as numbers, (layer, 6) integers and (layer, 2) settings; multiplications per row; the number of tensors."
+    """The layers as numbers, (layer, 6) integers and (layer, 2) settings; multiplications per row; the
+    number of tensors.
+    """
     shape = [(l.inputs, l.outputs, l.taps, l.left, l.time, ACTIVATIONS.index(l.activation)) for l in layers]
     settings = [(l.p, l.q) for l in layers]
     work = sum(l.inputs * l.outputs * max(l.taps, 1) for l in layers)
     return np.array(shape, dtype=np.int64), np.array(settings, dtype=np.float32), work
 
 # %% ../../nbs/solvers/08_native.ipynb #7330bb98
-_TAPE = 2**24 # bytes of a tape of whole records; larger ones keep only the arguments
+_TAPE = 2**24  # bytes of a tape of whole records; larger ones keep only the arguments
+
 
 class _Solve:
     "What the kernel needs to know of a solve, apart from the tensors that PyTorch keeps."
+
     def __init__(self, stack, tableau, tables, z):
-        self.stack_layers, self.positions, self.channels, self.lead = stack.layers, stack.positions, stack.channels, stack.lead
+        self.stack_layers, self.positions, self.channels, self.lead = (
+            stack.layers,
+            stack.positions,
+            stack.channels,
+            stack.lead,
+        )
         self.tableau, self.shape = tableau, z.shape
         self.members = z.shape[0] if stack.lead == 2 else 1
         self.numbers = stack.layers[0].inputs * stack.positions
@@ -129,8 +154,15 @@ class _Solve:
         weights = None
         if any(table.weights is not None for table in tables):
             b = np.array(self.tableau.b)
-            weights = np.concatenate([np.tile(b, (len(table.t), 1)) if table.weights is None else table.weights for table in tables])
-        t, h, reuse = (np.concatenate([getattr(table, name) for table in tables]) for name in ("t", "h", "reuse"))
+            weights = np.concatenate(
+                [
+                    np.tile(b, (len(table.t), 1)) if table.weights is None else table.weights
+                    for table in tables
+                ]
+            )
+        t, h, reuse = (
+            np.concatenate([getattr(table, name) for table in tables]) for name in ("t", "h", "reuse")
+        )
         self.columns = t, h, weights, reuse
 
     def problem(self, tensors, evaluations):
@@ -141,15 +173,33 @@ class _Solve:
         for i, there in enumerate(self.where):
             if there:
                 tensor = next(tensors)
-                pointers[:, i] = tensor.data_ptr() + np.arange(self.members) * (tensor.numel() // self.members * 4)
+                pointers[:, i] = tensor.data_ptr() + np.arange(self.members) * (
+                    tensor.numel() // self.members * 4
+                )
         method = _method(self.tableau)
         t, h, weights, reuse = self.columns
         work *= self.batch * evaluations * self.positions
         threads = (_threads or [torch.get_num_threads()])[0] if work > _ALONE else 1
-        problem = Problem(self.members, self.batch, len(self.stack_layers), self.positions, self.channels,
-                          _address(shape), _address(settings), _address(pointers), self.tableau.stages, self.tableau.order,
-                          _address(method), _address(self.first), _address(t), _address(h), _address(weights), _address(reuse),
-                          self.keep, threads)
+        problem = Problem(
+            self.members,
+            self.batch,
+            len(self.stack_layers),
+            self.positions,
+            self.channels,
+            _address(shape),
+            _address(settings),
+            _address(pointers),
+            self.tableau.stages,
+            self.tableau.order,
+            _address(method),
+            _address(self.first),
+            _address(t),
+            _address(h),
+            _address(weights),
+            _address(reuse),
+            self.keep,
+            threads,
+        )
         return problem, pointers
 
     def measure(self, problem):
@@ -171,6 +221,7 @@ class _Solve:
         starts = np.cumsum([0, *evaluations[:-1]]) * slot * 4
         return starts + tape.data_ptr()
 
+
 def _checked(code):
     if code:
         raise MemoryError("no memory for a native solve")
@@ -189,18 +240,21 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         if torch.is_grad_enabled():
-            raise RuntimeError("a native solve has no second derivative: leave out create_graph=True, "
-                               "or solve with gradient='checkpoint'")
+            raise RuntimeError(
+                "a native solve has no second derivative: leave out create_graph=True, "
+                "or solve with gradient='checkpoint'"
+            )
         tape, *tensors = ctx.saved_tensors
         g_start, gradients = _pull_back(ctx.solve, tape, [tensor.contiguous() for tensor in tensors], g)
         return None, None, g_start if ctx.needs_input_grad[2] else None, *gradients
+
 
 def _pull_back(solve, tape, tensors, g):
     "Gradients with respect to the initial state and the tensors."
     problem, alive = solve.problem(tensors, 2 * sum(solve.nfe))
     slot = solve.measure(problem)[0]
     pieces = solve.pieces(tape, slot, solve.evaluations)
-    if tape.data_ptr() % 64: # it was packed and unpacked by somebody's hooks
+    if tape.data_ptr() % 64:  # it was packed and unpacked by somebody's hooks
         tape = tape.clone()
         pieces = solve.pieces(tape, slot, solve.evaluations)
     g = g.contiguous()
@@ -214,12 +268,21 @@ def _pull_back(solve, tape, tensors, g):
     for i, there in enumerate(solve.where):
         if there:
             gradient = next(found)
-            pointers[:, i] = gradient.data_ptr() + np.arange(solve.members) * (gradient.numel() // solve.members * 4)
-    _checked(library().backward(byref(problem), g.data_ptr(), g_start.data_ptr(), _address(pieces), _address(pointers)))
+            pointers[:, i] = gradient.data_ptr() + np.arange(solve.members) * (
+                gradient.numel() // solve.members * 4
+            )
+    _checked(
+        library().backward(
+            byref(problem), g.data_ptr(), g_start.data_ptr(), _address(pieces), _address(pointers)
+        )
+    )
     return g_start, gradients
 
+
 def _differentiable(z, tensors):
-    return torch.is_grad_enabled() and (z.requires_grad or any(tensor.requires_grad for tensor in tensors))
+    return torch.is_grad_enabled() and (
+        z.requires_grad or any(tensor.requires_grad for tensor in tensors)
+    )
 
 # %% ../../nbs/solvers/08_native.ipynb #9f2097b2
 def _walk(solve, z, tensors, taped):
@@ -251,20 +314,23 @@ def solve(stack: Stack,     # for which `usable` holds
     return _Native.apply((run, keep), [], z, *tensors)
 
 # %% ../../nbs/solvers/08_native.ipynb #62597e44
-_ROOM = {} # how many steps the last solve of a kind took
+_ROOM = {}  # how many steps the last solve of a kind took
+
 
 @dataclass
 class _Outcome:
     "What became of one member."
-    grid: list       # accepted `Step`s
+
+    grid: list  # accepted `Step`s
     nfe: int
     n_rejected: int
     error: SolveError = None
 
+
 def _outcome(tableau, t_span, taken, control, max_nfe):
     "The `_Outcome` of one member, and its `Table`."
     steps = []
-    for t, h, x, first in taken[:control.steps].tolist():
+    for t, h, x, first in taken[: control.steps].tolist():
         steps.append(Step(t, h, tableau.weights_at(x) if x < 1 else None, reuse=True, first=int(first)))
     outcome = _Outcome(steps, control.nfe, control.rejected)
     if control.status == Control.STUCK:
@@ -274,11 +340,13 @@ def _outcome(tableau, t_span, taken, control, max_nfe):
         outcome.error.nfe = control.nfe
     return outcome, Table.of(tableau, steps)
 
+
 def _doubled(tape, members, used, room, slot):
     "A tape for `room` evaluations of each member, with the `used` first ones copied."
     longer = torch.empty(members, room * slot)
-    longer[:, :used * slot] = tape.view(members, -1)[:, :used * slot]
+    longer[:, : used * slot] = tape.view(members, -1)[:, : used * slot]
     return longer
+
 
 def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
     "End state, tape (or `None`), and one `_Outcome` for each member."
@@ -289,7 +357,9 @@ def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
     problem, alive = solve.problem(tensors, members * (1 + capacity * later))
     slot = solve.choose_what_to_keep(problem, members * (1 + capacity * later)) if taped else 0
     memory = torch.empty(members, solve.measure(problem)[1])
-    goals = (Goal * members)(*(Goal(*t_span, rtol, atol, max_nfe, capacity) for rtol, atol in tolerances))
+    goals = (Goal * members)(
+        *(Goal(*t_span, rtol, atol, max_nfe, capacity) for rtol, atol in tolerances)
+    )
     controls = (Control * members)()
     taken = np.empty((members, capacity, 4))
     tape = torch.empty(members, slot * (1 + capacity * later))
@@ -299,8 +369,18 @@ def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
     while True:
         rows = _address(taken) + np.arange(members) * taken.strides[0]
         pieces = tape.data_ptr() + np.arange(members) * tape.stride(0) * 4
-        _checked(library().adaptive(byref(problem), goals, controls, z.data_ptr(), end.data_ptr(),
-                                    _address(states), _address(rows), _address(pieces)))
+        _checked(
+            library().adaptive(
+                byref(problem),
+                goals,
+                controls,
+                z.data_ptr(),
+                end.data_ptr(),
+                _address(states),
+                _address(rows),
+                _address(pieces),
+            )
+        )
         if all(control.status != Control.FULL for control in controls):
             break
         used, capacity = 1 + capacity * later, 2 * capacity
@@ -313,26 +393,44 @@ def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
     _ROOM[kind] = max(control.steps for control in controls)
     solve.evaluations = [1 + capacity * later] * members
     found = [_outcome(tableau, t_span, rows, control, max_nfe) for rows, control in zip(taken, controls)]
-    solve.failed = [i for i, (outcome, _) in enumerate(found) if outcome.error is not None and members > 1]
+    solve.failed = [
+        i for i, (outcome, _) in enumerate(found) if outcome.error is not None and members > 1
+    ]
     solve.set_tables([table for _, table in found])
     return end, tape, *(outcome for outcome, _ in found)
 
-def solve_adaptively(stack: Stack,     # for which `usable` holds
-                     tableau: Tableau, # a method with an error estimate
-                     z: Tensor,        # initial state (batch, *state), or (member, batch, *state) of an ensemble
-                     t_span: tuple,    # start and end time
-                     tolerances: list, # (rtol, atol), one pair for each member
-                     max_nfe: int):    # evaluations after which to give up
-    "End state like `z`, and one `_Outcome` for each member; differentiable once. A member that fails ends in NaN."
+
+def solve_adaptively(
+    stack: Stack,  # for which `usable` holds
+    tableau: Tableau,  # a method with an error estimate
+    z: Tensor,  # initial state (batch, *state), or (member, batch, *state) of an ensemble
+    t_span: tuple,  # start and end time
+    tolerances: list,  # (rtol, atol), one pair for each member
+    max_nfe: int,  # evaluations after which to give up
+):
+    """End state like `z`, and one `_Outcome` for each member; differentiable once.
+
+    A member that fails ends in NaN.
+    """
     run = _Solve(stack, tableau, [Table.of(tableau, [])], z)
     tensors, outcomes = stack.parameters(), []
     if not _differentiable(z, tensors):
-        end, _, *outcomes = _march(run, z, [tensor.detach().contiguous() for tensor in tensors], False, t_span, tolerances, max_nfe)
+        end, _, *outcomes = _march(
+            run,
+            z,
+            [tensor.detach().contiguous() for tensor in tensors],
+            False,
+            t_span,
+            tolerances,
+            max_nfe,
+        )
         return end, outcomes
 
     def keep(z, tensors):
         return _march(run, z, tensors, True, t_span, tolerances, max_nfe)
+
     return _Native.apply((run, keep), outcomes, z, *tensors), outcomes
+
 
 def adaptive(stack, tableau, z, t_span, rtol, atol, max_nfe):
     "The `Solution` of a single model under control. Raises `SolveError`."
