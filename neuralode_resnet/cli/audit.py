@@ -203,16 +203,16 @@ _DataOption = Annotated[
 ]
 _CompareOption = Annotated[
     Optional[str],
-    typer.Option(help="class, accuracy or value; with labels class. Without either the command says what there is."),
+    typer.Option(help="class, accuracy or value; with labels class. Without either it says what there is."),
 ]
-_ChangeOption = Annotated[float, typer.Option(help="Of a value that matters, as a share of its size or in its unit.")]
+_ChangeOption = Annotated[float, typer.Option(help="Of a value that matters, as a share or in its unit.")]
 _UnitOption = Annotated[str, typer.Option(help="Of --change: relative or absolute.")]
 _ConfidenceOption = Annotated[float, typer.Option(help="Of the intervals.")]
 _OutputOption = Annotated[
     Optional[str],
-    typer.Option(help="package.module:function that picks the tensor to be judged from what the model returns."),
+    typer.Option(help="package.module:function that picks the tensor to be judged from the model's output."),
 ]
-_ModuleOption = Annotated[str, typer.Option(help="Name of the copy of torchdiffeq that the model solves with.")]
+_ModuleOption = Annotated[str, typer.Option(help="The copy of torchdiffeq that the model solves with.")]
 _ToleranceOption = Annotated[float, typer.Option(help="Largest share of predictions that may change.")]
 _MemberOption = Annotated[int, typer.Option("--member", help="Which member of an ensemble.")]
 _DataSeedOption = Annotated[Optional[int], typer.Option(help="Of the data; that of the run, or 0.")]

@@ -87,7 +87,11 @@ class Table:
     nfe: int             # evaluations that walking over them costs
 
     @classmethod
-    def of(cls, tableau, grid):
+    def of(
+        cls,
+        tableau: Tableau,  # the method
+        grid: list,        # `Step`s
+    ):
         "The table of a list of `Step`s."
         reuse = np.array([step.reuse and i > 0 for i, step in enumerate(grid)], dtype=np.int64)
         weights = None
@@ -97,7 +101,11 @@ class Table:
         return cls(t, h, reuse, weights, len(grid) * tableau.stages - int(reuse.sum()))
 
 @lru_cache(maxsize=256)
-def fixed_steps(tableau: Tableau, t_span: tuple, step_size: float):
+def fixed_steps(
+    tableau: Tableau,  # the method
+    t_span: tuple,     # start and end time
+    step_size: float,  # h > 0
+):
     "The `Step`s of a fixed grid (a tuple), and their `Table`."
     grid = fixed_grid(tableau, t_span, step_size)
     return tuple(grid), Table.of(tableau, grid)
@@ -432,7 +440,15 @@ def solve_adaptively(
     return _Native.apply((run, keep), outcomes, z, *tensors), outcomes
 
 
-def adaptive(stack, tableau, z, t_span, rtol, atol, max_nfe):
+def adaptive(
+    stack: Stack,      # for which `usable` holds, of a single model
+    tableau: Tableau,  # a method with an error estimate
+    z: Tensor,         # initial state (batch, *state)
+    t_span: tuple,     # start and end time
+    rtol: float,       # relative tolerance
+    atol: float,       # absolute tolerance
+    max_nfe: int,      # evaluations after which to give up
+):
     "The `Solution` of a single model under control. Raises `SolveError`."
     end, (outcome,) = solve_adaptively(stack, tableau, z, t_span, [(rtol, atol)], max_nfe)
     if outcome.error is not None:
