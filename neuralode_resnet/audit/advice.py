@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'find_coarser', 'give_advice']
 
-# %% ../../nbs/audit/13_advice.ipynb #8bfe681b
+# %% ../../nbs/audit/13_advice.ipynb #0e8e090e
 import pandas as pd
 
 from .case import LEVELS, Case, Refinements, describe_run
 from .repair import is_repaired
 
-# %% ../../nbs/audit/13_advice.ipynb #a210d21a
+# %% ../../nbs/audit/13_advice.ipynb #2ab6256b
 COLUMNS = ("solver", "nfe", "n", "changed", "share", "low", "high")
 
 
@@ -31,7 +31,7 @@ def find_coarser(
         nfe = run.nfe
     return pd.DataFrame(rows, columns=COLUMNS)
 
-# %% ../../nbs/audit/13_advice.ipynb #831c562e
+# %% ../../nbs/audit/13_advice.ipynb #60bd73ff
 def _difference(found, row):
     "How far a coarser solver is from the reference, in words."
     name = describe_run(found.reference, LEVELS - 1)
@@ -90,7 +90,7 @@ def _cost(case, found, resolved, verdict):
     coarsest = f"{describe_run(run, level)} is the coarsest that agrees with {name}"
     return f"{coarsest}: a valid model would take {cost}; train with that"
 
-# %% ../../nbs/audit/13_advice.ipynb #ddd070ee
+# %% ../../nbs/audit/13_advice.ipynb #d69f7973
 def _after_repair(case, verdict, repair):
     "What the modified equation means for the model."
     if verdict == "ODE" or "share" not in repair:

@@ -28,7 +28,8 @@ def check_shapes(
     if a.shape != b.shape:
         raise ValueError(
             f"the shape of the output depends on the solver: {tuple(a.shape)} and {tuple(b.shape)}; "
-            "predictions are compared sample by sample, so pass output=lambda out: ... for a part of one shape"
+            "predictions are compared sample by sample, so pass output=lambda out: ... "
+            "for a part of one shape"
         )
 
 
@@ -145,7 +146,7 @@ def choose_compare(
     out: Tensor,      # the model's output (n, ...)
     y: Tensor = None,  # labels (n,), or targets of a regression
 ) -> str:
-    "What labels say is to be compared: classes. Raises `ValueError`, with the choice for this output, without them."
+    "What labels say: classes. Raises `ValueError`, with the choice for this output, without them."
     if y is not None and not y.is_floating_point():
         return "class"
     if y is not None and (y == y.round()).all() and out.dim() == 2 and y.dim() == 1 and out.shape[1] > 1:
@@ -228,7 +229,7 @@ class Refinements:
         return [run for run in most if run is not None][-2:]
 
     def reference_pair(self):
-        "The most accurate output and another one that tells its error, or `None` where there is only one run."
+        "The most accurate output and one that tells its error, or `None` where there is only one run."
         if len(self.best) < 2:
             return None
         other, reference = (run.output for run in self.best)
@@ -243,7 +244,7 @@ class Refinements:
         return reference, torch.where(nearer[:, None], c, b).reshape(reference.shape).to(reference.dtype)
 
     def better(self):
-        "Triples of a name, a run and whether it is one of the two most accurate, of all that are more accurate."
+        "Of all more accurate runs: name, run, and whether it is one of the two most accurate."
         found = [(describe_run(run, level), run) for level, run in enumerate(self.runs)][1:]
         for level, run in self.moved.items():
             if level:

@@ -89,7 +89,7 @@ def find_changed(
     one, two = predict_classes(a), predict_classes(b)
     return (one != two) | (one < 0)
 
-# %% ../../nbs/audit/07_evidence.ipynb #6960b036
+# %% ../../nbs/audit/07_evidence.ipynb #16d3f638
 def find_decidable(
     own: Tensor,           # outputs (n, ...) under the model's own solver
     better: Tensor,        # outputs (n, ...) under a better solver
@@ -161,7 +161,7 @@ def _error_columns(better, y):
 def swap_row(
     own: Tensor,               # outputs (n, ...) under the model's own solver
     better: Tensor,            # outputs (n, ...) of the more accurate solve
-    y: Tensor = None,          # labels (n,), for accuracies; with "value" targets like the outputs, for errors
+    y: Tensor = None,          # labels (n,), for accuracies; or targets like the outputs, for errors
     compare="class",           # see `find_changed`
     change: float = 0.01,      # see `find_changed`
     confidence: float = 0.95,  # of the intervals
@@ -246,7 +246,8 @@ def _seen(row, compare):
     "What a row saw, in words."
     noun = "accuracy" if compare == "accuracy" else "predictions"
     interval = f"({row['low']:.1%} to {row['high']:.1%})"
-    return f"{row['changed']} of {row['n']} {noun} change under {row['solver']}, {row['share']:.1%} {interval}"
+    counts = f"{row['changed']} of {row['n']} {noun} change"
+    return f"{counts} under {row['solver']}, {row['share']:.1%} {interval}"
 
 
 def judge_swaps(

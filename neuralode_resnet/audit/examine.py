@@ -109,7 +109,7 @@ def _changes(case, found):
 
 
 def _trial(seen, margin, changed):
-    "Certified without the runs that came later, how many of these changed, and the upper limit of that share."
+    "How many were certified by coarser runs, how many of these changed, and the limit of that share."
     if len(seen.values) < LEVELS:
         return dict(tried=0, failed=0, limit=1.0)
     coarse = replace(seen, values=seen.values[:-1])
@@ -131,7 +131,7 @@ def _certificates(case, found, seen, margin):
     trial = _trial(seen, margin, changed)
     reason = ""
     if trial["failed"] and trial["limit"] > PROMISE:
-        reason = f"{trial['failed']} of {trial['tried']} that seemed certain without the most accurate runs changed under these"
+        reason = f"{trial['failed']} of {trial['tried']} certified by coarser runs changed under the others"
         sure = torch.zeros_like(sure)
     counts = dict(n=int(sure.sum()), share=sure.double().mean().item(), changed=int((sure & changed).sum()))
     return dict(counts, reason=reason, **trial), samples.assign(margin=margin.cpu().numpy())
@@ -198,7 +198,7 @@ def _judged(case, found, rows, rounding, astray):
     limits = case.tolerance, case.confidence, case.compare
     return judge_swaps(swaps, settled, rounding, astray, *limits, best=most)
 
-# %% ../../nbs/audit/15_examine.ipynb #f609ab17
+# %% ../../nbs/audit/15_examine.ipynb #14169d7a
 STEPPED = "audit with ignore_outside=True if these calls are no steps (a penalty, a shared layer)"
 
 
@@ -216,7 +216,7 @@ def _looked_between(case, found, hidden):
 
 
 def _still_hidden(hidden, first):
-    "Does the field do what not even the dense run has seen? The gap of a jump halves with the steps, that of a pulse stays."
+    "Does the field do what not even the dense run saw? The gap of a jump shrinks, that of a pulse stays."
     return hidden.suspicious and hidden.gap > first.gap / 2
 
 
@@ -225,8 +225,10 @@ def _doubted(judgement, hidden, first, ignore_outside):
     if judgement.verdict != "ODE":
         return judgement
     if _still_hidden(hidden, first):
-        why = f"between its steps the field does what no run has seen: it may move the state by {hidden.gap:.1%}"
-        return replace(judgement, verdict="undecided", why=why, todo="solve with steps that resolve the field in time")
+        size = f"it may move the state by {hidden.gap:.1%}"
+        why = f"between its steps the field does what no run has seen: {size}"
+        todo = "solve with steps that resolve the field in time"
+        return replace(judgement, verdict="undecided", why=why, todo=todo)
     if hidden.outside and not ignore_outside:
         why = f"a part is stepped outside any solver: {', '.join(hidden.outside)} is called there as well"
         return replace(judgement, verdict="undecided", why=why, todo=STEPPED)
@@ -246,8 +248,8 @@ def _settings(case):
     limits = dict(change=case.change, tolerance=case.tolerance, confidence=case.confidence)
     about = dict(model=type(case.target.model).__name__, date=date.today().isoformat(), seed=MOVED_SEED)
     versions = dict(torch=torch.__version__, neuralode_resnet=neuralode_resnet.__version__)
-    n = len(case.own.output)
-    return dict(n=n, compare=compare, unit=case.unit, **limits, own=_own_row(case), **about, versions=versions)
+    compared = dict(n=len(case.own.output), compare=compare, unit=case.unit, **limits)
+    return dict(**compared, own=_own_row(case), **about, versions=versions)
 
 
 def _notes(case, found, hidden):
@@ -264,7 +266,7 @@ def _notes(case, found, hidden):
 
 
 def _judged_fully(case, found, seen, margin, ignore_outside):
-    "The judgement with all doubts, the refinements with a dense run where one was needed, and what stays hidden."
+    "The judgement with all doubts, the refinements that it took, and what stays hidden."
     rounding, astray = _rounding(case, found), _astray(seen, margin)
     judgement = _judged(case, found, _swaps(case, found), rounding, astray)
     if judgement.verdict == "undecided" and _may_be_resolved(case, found):

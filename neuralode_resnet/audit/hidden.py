@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIMES', 'FEW', 'LARGEST_GAP', 'draw_times', 'measure_gap', 'noticing_steps', 'Hidden', 'find_hidden']
 
-# %% ../../nbs/audit/11_hidden.ipynb #827cb404
+# %% ../../nbs/audit/11_hidden.ipynb #20852ff8
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field as default
@@ -17,7 +17,7 @@ from .case import LEVELS, MOVED_SEED, Case, take_some
 from .targets import Target, leaving_no_trace
 from .torchdiffeq_swap import Solve, identity, is_evaluating
 
-# %% ../../nbs/audit/11_hidden.ipynb #563b9b40
+# %% ../../nbs/audit/11_hidden.ipynb #642b56cc
 TIMES = 512        # random times per solve
 FEW = 8            # samples
 LARGEST_GAP = 0.005  # of the state: what is smaller is taken for the error of a straight line
@@ -53,7 +53,7 @@ def _ordered(trace):
 def measure_gap(
     solve: Solve,  # traced, with its states
 ) -> float:
-    "How far the end may be off by what lies between the evaluations, as a share of the state; 0 without a trace."
+    "How far the end may be off by what lies between the evaluations, as a share of the state."
     if not solve.trace:
         return 0.0
     times, states, values = _ordered(solve.trace)
@@ -73,14 +73,14 @@ def measure_gap(
     size = size.clamp(min=size.square().mean().sqrt().item()).clamp(min=1e-12)
     return (length * missed / TIMES / size).max().nan_to_num(0.0).item()
 
-# %% ../../nbs/audit/11_hidden.ipynb #64f82add
+# %% ../../nbs/audit/11_hidden.ipynb #87070d13
 def _code_of(field):
     return getattr(getattr(field, "__func__", field), "__code__", None)
 
 
 @contextmanager
 def _calls_of(codes):
-    "Within the block calls of these code objects outside of a solver are gathered in the set that is yielded."
+    "Gather calls of these code objects outside of a solver in the set that is yielded."
     outside, before = set(), sys.getprofile()
 
     def watch(frame, event, argument):
@@ -99,7 +99,7 @@ def noticing_steps(
     target: Target,  # of the model
     solves: list,    # its `Solve`s
 ):
-    "Within the block calls are watched; afterwards the list that is yielded names what is called outside of solvers."
+    "Watch calls within the block; afterwards the list names what was called outside of solvers."
     modules = {id(part): part for module in target.modules for part in module.modules()}
     inside, outside, found = set(), set(), []
     fields = {identity(solve.field): solve.field for solve in solves}.values()
@@ -113,11 +113,11 @@ def noticing_steps(
             stack.callback(part.register_forward_pre_hook(watch).remove)
         called = stack.enter_context(_calls_of({_code_of(field) for field in functions}))
         yield found
-    both = [modules[i] for i in modules if i in inside & outside and any(True for _ in modules[i].parameters())]
+    both = [part for i, part in modules.items() if i in inside & outside and list(part.parameters())]
     found += [target.name_of(field) for field in functions if _code_of(field) in called]
     found += [target.name_of(part) for part in both]
 
-# %% ../../nbs/audit/11_hidden.ipynb #ad753776
+# %% ../../nbs/audit/11_hidden.ipynb #897e842f
 @dataclass(frozen=True)
 class Hidden:
     "What no run has seen."

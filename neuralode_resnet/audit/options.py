@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['RULES', 'find_solve_traps']
 
-# %% ../../nbs/audit/03_options.ipynb #ebfa4b2d
+# %% ../../nbs/audit/03_options.ipynb #7488dfc7
 import torch
 
 from .torchdiffeq_swap import Solve
 
-# %% ../../nbs/audit/03_options.ipynb #c837aac5
+# %% ../../nbs/audit/03_options.ipynb #21d54c3e
 _UNGIVEN = (dict(rtol=None, atol=None), dict(rtol=1e-7, atol=1e-9))  # torchdiffeq's own defaults
 
 
@@ -30,7 +30,7 @@ def _tolerance_ignored(s):
     if s.fixed and "implicit" not in s.asked and asked not in _UNGIVEN:
         return f"{s.asked} takes fixed steps and ignores rtol={asked['rtol']}, atol={asked['atol']}"
 
-# %% ../../nbs/audit/03_options.ipynb #59602c9d
+# %% ../../nbs/audit/03_options.ipynb #fe297ca3
 def _step_too_long(s):
     length = (s.t[-1] - s.t[0]).item()
     step = s.options.get("step_size") or 0

@@ -23,7 +23,7 @@ from ..solvers import Solver, integrate
 from ..solvers.steps import fixed_grid
 from ..solvers.tableaus import TABLEAUS
 
-# %% ../../nbs/audit/05_other_targets.ipynb #a529fb1e
+# %% ../../nbs/audit/05_other_targets.ipynb #40dbc8aa
 def _as_solver(solve, method):
     "The `Solver` with which `method` repeats a `Solve`. Raises `ValueError` for steps of several sizes."
     if not solve.fixed:
@@ -145,7 +145,7 @@ def _refine_block(block, level, higher, change_field):
         step_size = min(solver.step_size, abs(block.t_span[1] - block.t_span[0]))
     block.solver = Solver(method, step_size, rtol=solver.rtol, atol=solver.atol)
 
-# %% ../../nbs/audit/05_other_targets.ipynb #6e012808
+# %% ../../nbs/audit/05_other_targets.ipynb #6bf4ddef
 class _Traced(nn.Module):
     "A field that records every evaluation."
 

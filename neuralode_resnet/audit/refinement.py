@@ -42,7 +42,7 @@ def nodes_through(
         parts.append(start + step_size * steps)
     return torch.cat([*parts, t[-1:]])
 
-# %% ../../nbs/audit/01_refinement.ipynb #749ae232
+# %% ../../nbs/audit/01_refinement.ipynb #013cc74d
 def move_nodes(
     nodes: Tensor,  # increasing times (n + 1,)
     kept: Tensor,   # times that do not move, such as output times
@@ -67,7 +67,7 @@ def limit_factor(
     smallest = torch.as_tensor(rtol).min().item()
     return min(k, max(1.0, smallest / torch.finfo(dtype).eps))
 
-# %% ../../nbs/audit/01_refinement.ipynb #39fd0d80
+# %% ../../nbs/audit/01_refinement.ipynb #2ccf6ec2
 def find_higher(
     order: int,      # of the own method
     fixed: bool,     # does it take given steps?

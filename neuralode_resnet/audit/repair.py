@@ -24,7 +24,7 @@ def _along(g, f):
 
 
 class ModifiedField(nn.Module):
-    "The field whose flow Euler's steps follow (Hairer, Lubich, Wanner, §IX.1). `ValueError` for other `terms`."
+    "The field whose flow Euler's steps follow (Hairer, Lubich, Wanner, §IX.1). Raises `ValueError`."
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ModifiedField(nn.Module):
         bend = _along(_along(f, f), f)(t, z)
         return first + h**2 * (bend / 12 + inner / 4)
 
-# %% ../../nbs/audit/12_repair.ipynb #361b2d33
+# %% ../../nbs/audit/12_repair.ipynb #d1718a50
 def try_repair(
     case: Case,  # checked
 ) -> dict:

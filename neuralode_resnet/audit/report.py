@@ -148,7 +148,8 @@ def _repair_line(r):
 def _certificate_line(sure):
     if sure.get("reason"):
         return f"withheld: {sure['reason']}"
-    left = f"for {sure['share']:.1%} of the predictions the estimated error is smaller than the distance to the boundary"
+    certain = "the estimated error is smaller than the distance to the boundary"
+    left = f"for {sure['share']:.1%} of the predictions {certain}"
     said = f"{left}; {sure['changed']} of these changed"
     if sure.get("tried"):
         tried = f"{sure['failed']} of {sure['tried']} changed when this was tried on coarser runs"
@@ -180,7 +181,8 @@ def evidence_lines(
     if report.certified:
         lines.append(("Certificates", _certificate_line(report.certified)))
     if report.undecidable:
-        many = f"{report.undecidable} samples lie nearer to the decision boundary than the most accurate solves can tell"
+        near = "lie nearer to the decision boundary than the most accurate solves can tell"
+        many = f"{report.undecidable} samples {near}"
         lines.append(("Undecidable", f"{many}; they make no model a ResNet"))
     lines.append(("Rounding", _rounding_line(report.rounding)))
     lines += [("Steps", _geometry_line(found)) for found in report.geometry]

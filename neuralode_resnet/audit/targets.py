@@ -246,7 +246,7 @@ def _parameters_in_double(modules):
 
 @contextmanager
 def _default_double():
-    "Within the block tensors are made in float64 where no other dtype is named, and random numbers are the same."
+    "Make tensors in float64 where no other dtype is named, and draw the same random numbers."
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -45,7 +45,7 @@ class Solve:
     nodes: Tensor = None    # grid of a fixed-step solve (n_steps + 1,)
     n_steps: int = 0        # accepted steps; 0 where the solver does not tell
     nfe: int = 0            # evaluations of the field
-    func: object = default(default=None, repr=False)   # the field as the solver sees it: flat, time increasing
+    func: object = default(default=None, repr=False)   # the field as the solver sees it: flat state
     start: Tensor = default(default=None, repr=False)  # initial state, only if kept
     path: Tensor = default(default=None, repr=False)   # states at the output times (T, *state), only if kept
     event: bool = False     # did an event end it?
@@ -84,7 +84,7 @@ def identity(
     return id(field) if code is None else (id(owner), code)
 
 # %% ../../nbs/audit/02_torchdiffeq_swap.ipynb #fd5b53ef
-_ADAPTIVE = ("_adaptive_step", "_adaptive_tsit5_step", "_adaptive_adams_step", "_estimate_error")  # across versions
+_ADAPTIVE = ("_adaptive_step", "_adaptive_tsit5_step", "_adaptive_adams_step")  # across versions
 
 
 def _bases(solver_class):
@@ -170,7 +170,7 @@ class Plan:
     keep: bool = False           # keep states in the records
     max_nfe: float = math.inf    # evaluations of one solve after which it is given up
     moved: int = None            # seed with which nodes are moved, or none are
-    ends: int = 8                # random times at which a step has to end, under a tolerance and if nodes are moved
+    ends: int = 8                # random times at which an adaptive step has to end, if nodes are moved
     trace: bool = False          # record every evaluation?
     solves: list = default(default_factory=list, repr=False)  # the records
 
