@@ -32,14 +32,22 @@ def _formed(psi, z):
     return columns.flatten(2).permute(1, 2, 0)
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #c1a64fba
-def step_jacobian(field,        # f(t, z), states of a batch independent of each other
-                  solver,       # with a fixed step; a `Solver` or its name
-                  z: Tensor,    # states (batch, *state)
-                  t: float = 0.): # time at which the step starts
-    "Jacobian (batch, n, n) of one numerical step at `z`, n numbers a state. `ValueError` without a step size."
+def step_jacobian(
+    field,  # f(t, z), states of a batch independent of each other
+    solver,  # with a fixed step; a `Solver` or its name
+    z: Tensor,  # states (batch, *state)
+    t: float = 0.0,  # time at which the step starts
+):
+    """Jacobian (batch, n, n) of one numerical step at `z`, n numbers a state.
+
+    `ValueError` without a step size.
+    """
     solver = Solver.parse(solver)
-    if not solver.fixed: raise ValueError(f"{solver} chooses its steps by the batch: give a step, {solver.method}@h=1/64, "
-                                          "or ask injectivity(model, x), which takes the steps that were chosen")
+    if not solver.fixed:
+        raise ValueError(
+            f"{solver} chooses its steps by the batch: give a step, {solver.method}@h=1/64, "
+            "or ask injectivity(model, x), which takes the steps that were chosen"
+        )
     return _formed(_step_map(field, solver.tableau, Step(t, solver.step_size), z), z)
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #effb229e
@@ -64,7 +72,10 @@ def _distance(psi, z, iterations, generator):
 # %% ../../nbs/crossing/02_step_maps.ipynb #4ef0fe0d
 @dataclass(frozen=True)
 class Injectivity:
-    "What is known of the steps of one solve at the visited states. Properties are `None` where no Jacobian was formed."
+    """What is known of the steps of one solve at the visited states.
+
+    Properties are `None` where no Jacobian was formed.
+    """
     solver: Solver      # that of the model
     det: Tensor         # determinants of the step's Jacobian (n_steps, batch), or None
     singular: Tensor    # their smallest singular values (n_steps, batch), or None
@@ -84,31 +95,52 @@ class Injectivity:
         return None if self.singular is None else self.singular.min().item()
     @property
     def largest_h_lip(self):
-        "Largest norm of the Jacobian minus identity: a bound, from below, of the Lipschitz constant that must be < 1."
+        """Largest norm of the Jacobian minus identity: a bound, from below, of the Lipschitz constant
+        that must be < 1.
+        """
         return self.h_lip.max().item()
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #b2facd06
-FORM_UP_TO = 64 # numbers a state up to which Jacobians are formed
+FORM_UP_TO = 64  # numbers a state up to which Jacobians are formed
+
 
 def _examined(psi, z, form, iterations, generator):
     "Determinants, smallest singular values and norms of the Jacobian minus identity at `z`, (batch,) each."
-    if not form: return None, None, _distance(psi, z, iterations, generator)
+    if not form:
+        return None, None, _distance(psi, z, iterations, generator)
     jacobian = _formed(psi, z)
     identity = torch.eye(jacobian.shape[-1], dtype=z.dtype, device=z.device)
-    return (torch.linalg.det(jacobian), torch.linalg.svdvals(jacobian)[:, -1],
-            torch.linalg.matrix_norm(jacobian - identity, 2))
+    return (
+        torch.linalg.det(jacobian),
+        torch.linalg.svdvals(jacobian)[:, -1],
+        torch.linalg.matrix_norm(jacobian - identity, 2),
+    )
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #5769d1be
 @torch.no_grad()
-def injectivity(model: nn.Module,     # contains one `ODEBlock`, or is one; of an ensemble take a member
-                x: Tensor,            # inputs (batch, *shape)
-                iterations: int = 30, # of power iteration, above the size
-                form_up_to: int = FORM_UP_TO, # numbers a state up to which Jacobians are formed
-                seed: int = 0):       # of the directions in which power iteration starts
-    "Are the model's numerical steps one-to-one at the states they visit? An `Injectivity`. `ValueError` for no ODEBlock."
+def injectivity(
+    model: nn.Module,  # contains one `ODEBlock`, or is one; of an ensemble take a member
+    x: Tensor,  # inputs (batch, *shape)
+    iterations: int = 30,  # of power iteration, above the size
+    form_up_to: int = FORM_UP_TO,  # numbers a state up to which Jacobians are formed
+    seed: int = 0,  # of the directions in which power iteration starts
+):
+    """Are the model's numerical steps one-to-one at the states they visit?
+
+    An `Injectivity`. `ValueError` for no ODEBlock.
+    """
     block, z = entrance(model, x)
     solution, generator = block.solve(z, path=True), torch.Generator().manual_seed(seed)
-    found = [_examined(_step_map(block.field, block.solver.tableau, step, start), start,
-                       z[0].numel() <= form_up_to, iterations, generator)
-             for step, start in zip(solution.grid, solution.path)]
-    return Injectivity(block.solver, *(None if part[0] is None else torch.stack(part) for part in zip(*found)))
+    found = [
+        _examined(
+            _step_map(block.field, block.solver.tableau, step, start),
+            start,
+            z[0].numel() <= form_up_to,
+            iterations,
+            generator,
+        )
+        for step, start in zip(solution.grid, solution.path)
+    ]
+    return Injectivity(
+        block.solver, *(None if part[0] is None else torch.stack(part) for part in zip(*found))
+    )

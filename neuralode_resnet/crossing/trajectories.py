@@ -28,16 +28,23 @@ def _signs_exactly(*points):
     (a, b), (c, d) = (q - p).T, (r - p).T
     return np.sign(a * d - b * c).astype(int)
 
-def side(p, # start of a line, (n, 2)
-         q, # its end, (n, 2)
-         r): # the point in question, (n, 2)
-    "On which side of the line from `p` to `q` lies `r`? 1 on its left, -1 on its right, 0 on it: (n,), exactly."
+
+def side(
+    p,  # start of a line, (n, 2)
+    q,  # its end, (n, 2)
+    r,  # the point in question, (n, 2)
+):
+    """On which side of the line from `p` to `q` lies `r`? 1 on its left, -1 on its right, 0 on it:
+    (n,), exactly.
+    """
     (a, b), (c, d) = (q - p).T, (r - p).T
     left, right = a * d, b * c
     signs = np.sign(left - right).astype(int)
-    known = (abs(left - right) > 3.5e-16 * (abs(left) + abs(right)) + 1e-300) \
-        | ((a == 0) | (d == 0)) & ((b == 0) | (c == 0))
-    if not known.all(): signs[~known] = _signs_exactly(p[~known], q[~known], r[~known])
+    known = (abs(left - right) > 3.5e-16 * (abs(left) + abs(right)) + 1e-300) | ((a == 0) | (d == 0)) & (
+        (b == 0) | (c == 0)
+    )
+    if not known.all():
+        signs[~known] = _signs_exactly(p[~known], q[~known], r[~known])
     return signs
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #d649a05e
@@ -75,12 +82,17 @@ def _opposed(s, a, b, bound):
     depth = bound * np.maximum(s.size.take(a), s.size.take(b))
     return (np.minimum(one, other) < -depth) & (np.maximum(one, other) > depth)
 
+
 def _proper(s, a, b, resolution):
     "Those of the pairs of segments `a`, `b` that properly intersect."
-    for _ in range(2): # against the lines of a, then against those of b; a negative bound keeps what is in doubt
+    # against the lines of a, then against those of b; a negative bound keeps what is in doubt
+    for _ in range(
+        2,
+    ):
         kept = _opposed(s, a, b, resolution or -1e-14)
         a, b = b[kept], a[kept]
-    if resolution: return a, b
+    if resolution:
+        return a, b
     (p, q), (r, t) = [(s.start[i], s.end[i]) for i in (a, b)]
     kept = (side(p, q, r) * side(p, q, t) < 0) & (side(r, t, p) * side(r, t, q) < 0)
     return a[kept], b[kept]
@@ -90,13 +102,22 @@ def _described(s, a, b):
     "The columns of `points` for crossing segments `a`, `b`, without `between`."
     start, (u, w), (v, z) = s.start[a], s.way[a].T, s.way[b].T
     turn, gap = u * z - w * v, s.start[b] - start
-    with np.errstate(all="ignore"): share = np.clip(np.nan_to_num((gap[:, 0] * z - gap[:, 1] * v) / turn), 0, 1)
-    return dict(x=start[:, 0] + share * u, y=start[:, 1] + share * w, first=s.trajectory[a], second=s.trajectory[b],
-                first_step=s.step[a], second_step=s.step[b],
-                angle=np.degrees(np.arctan2(abs(turn), u * v + w * z)))
+    with np.errstate(all="ignore"):
+        share = np.clip(np.nan_to_num((gap[:, 0] * z - gap[:, 1] * v) / turn), 0, 1)
+    return dict(
+        x=start[:, 0] + share * u,
+        y=start[:, 1] + share * w,
+        first=s.trajectory[a],
+        second=s.trajectory[b],
+        first_step=s.step[a],
+        second_step=s.step[b],
+        angle=np.degrees(np.arctan2(abs(turn), u * v + w * z)),
+    )
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #0a6cf5b9
-def _local(a): return a.detach().cpu() if isinstance(a, Tensor) else a
+def _local(a):
+    return a.detach().cpu() if isinstance(a, Tensor) else a
+
 
 def _plane_path(path):
     "`path` as an array (n_steps + 1, batch, 2) in float64, and the resolution of its own dtype."
@@ -104,45 +125,71 @@ def _plane_path(path):
     resolution = max(1e-14, 4 * np.finfo(path.dtype).eps if path.dtype.kind == "f" else 0)
     plane = path.reshape(*path.shape[:2], -1) if path.ndim > 2 and path.size else path
     if plane.ndim != 3 or plane.shape[-1] != 2:
-        raise ValueError(f"crossings are counted in the plane, on paths (n_steps + 1, batch, 2), got {path.shape}; "
-                         "in higher dimension ask step_maps.injectivity(model, x)")
-    if len(plane) < 3: raise ValueError(f"a path of {len(plane)} node{'s' * (len(plane) > 1)} is too short: at least two "
-                                        "steps are needed; drawn_finer(model, x) draws nodes within a step")
-    if plane.shape[1] < 2: raise ValueError("a crossing takes two trajectories, got a path of one")
+        raise ValueError(
+            f"crossings are counted in the plane, on paths (n_steps + 1, batch, 2), got {path.shape}; "
+            "in higher dimension ask step_maps.injectivity(model, x)"
+        )
+    if len(plane) < 3:
+        raise ValueError(
+            f"a path of {len(plane)} node{'s' * (len(plane) > 1)} is too short: at least two "
+            "steps are needed; drawn_finer(model, x) draws nodes within a step"
+        )
+    if plane.shape[1] < 2:
+        raise ValueError("a crossing takes two trajectories, got a path of one")
     bad = np.flatnonzero(~np.isfinite(plane).all((0, 2)))
-    if len(bad): raise ValueError(f"{len(bad)} of {plane.shape[1]} trajectories are not finite (the first: {bad[0]}); "
-                                  "leave them out, or solve with a smaller step")
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {plane.shape[1]} trajectories are not finite (the first: {bad[0]}); "
+            "leave them out, or solve with a smaller step"
+        )
     return plane.astype(np.float64), resolution
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #4f9e4a18
 @dataclass(frozen=True)
 class Crossings:
     "All crossings of a batch of plane trajectories."
-    points: pd.DataFrame  # one row a crossing: x, y, first, second, first_step, second_step, angle; with labels: between
+
+    points: (
+        pd.DataFrame
+    )  # one row a crossing: x, y, first, second, first_step, second_step, angle; with labels: between
 
     @property
     def count(self):
         "Number of crossings."
         return len(self.points)
+
     @property
     def between_classes(self):
         "Number of crossings between trajectories of different classes; `None` without labels."
         return int(self.points["between"].sum()) if "between" in self.points else None
-    def __repr__(self): return f"Crossings(count={self.count}, between_classes={self.between_classes})"
+
+    def __repr__(self):
+        return f"Crossings(count={self.count}, between_classes={self.between_classes})"
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #da92da13
-def crossings(path,          # trajectories (n_steps + 1, batch, 2) or (n_steps + 1, batch, 1, 2), at least two steps
-              labels=None,   # classes (batch,)
-              resolution=None): # least depth, as a share of the coordinates; 0: exactly; None: the path's own rounding
-    "All proper intersections of *different* trajectories (paper, §2.1). `ValueError` for what has no crossings."
+def crossings(
+    path,  # trajectories (n_steps + 1, batch, 2) or (n_steps + 1, batch, 1, 2), at least two steps
+    labels=None,  # classes (batch,)
+    resolution=None,  # least depth, as a share of the coordinates; 0: exactly; None: the path's own rounding
+):
+    """All proper intersections of *different* trajectories (paper, §2.1).
+
+    `ValueError` for what has no crossings.
+    """
     (path, own), labels = _plane_path(path), None if labels is None else np.asarray(_local(labels))
     if labels is not None and labels.shape != path.shape[1:2]:
-        raise ValueError(f"{path.shape[1]} trajectories need labels ({path.shape[1]},), got shape {labels.shape}")
+        raise ValueError(
+            f"{path.shape[1]} trajectories need labels ({path.shape[1]},), got shape {labels.shape}"
+        )
     s = _Segments(path)
     resolution, nothing = own if resolution is None else resolution, np.zeros((2, 0), int)
-    found = [_described(s, *_proper(s, *pairs, resolution)) for pairs in itertools.chain(_candidates(s), [nothing])]
+    found = [
+        _described(s, *_proper(s, *pairs, resolution))
+        for pairs in itertools.chain(_candidates(s), [nothing])
+    ]
     points = {name: np.concatenate([part.pop(name) for part in found]) for name in [*found[0]]}
-    if labels is not None: points["between"] = labels[points["first"]] != labels[points["second"]]
+    if labels is not None:
+        points["between"] = labels[points["first"]] != labels[points["second"]]
     return Crossings(pd.DataFrame(points, copy=False))
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #fba46f3d
@@ -160,27 +207,42 @@ CURVES = {"substeps": _substep, "hermite": _hermite}
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #2a4de80d
 @torch.no_grad()
-def entrance(model: nn.Module, # contains one `ODEBlock`, or is one
-             x: Tensor):       # inputs (batch, *shape)
-    "The `ODEBlock` of `model`, and the state (batch, *state) that enters it. Raises `ValueError` if there is not just one."
+def entrance(
+    model: nn.Module,  # contains one `ODEBlock`, or is one
+    x: Tensor,  # inputs (batch, *shape)
+):
+    """The `ODEBlock` of `model`, and the state (batch, *state) that enters it.
+
+    Raises `ValueError` if there is not just one.
+    """
     blocks = [module for module in model.modules() if isinstance(module, ODEBlock)]
-    if len(blocks) != 1: raise ValueError(f"{type(model).__name__} contains {len(blocks) or 'no'} ODEBlock, needed is one")
+    if len(blocks) != 1:
+        raise ValueError(
+            f"{type(model).__name__} contains {len(blocks) or 'no'} ODEBlock, needed is one"
+        )
     if blocks[0].members is not None:
         raise ValueError(f"an ensemble of {blocks[0].members} models; take one, models.member(model, 0)")
     entered = []
     hook = blocks[0].register_forward_pre_hook(lambda block, args: entered.append(args[0]))
-    try: model(as_states(x, next(model.parameters(), x).dtype))
-    finally: hook.remove()
+    try:
+        model(as_states(x, next(model.parameters(), x).dtype))
+    finally:
+        hook.remove()
     return blocks[0], entered[0]
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #e07cd83a
 @torch.no_grad()
-def draw_finer(model: nn.Module, # contains one `ODEBlock`, or is one
-                x: Tensor,        # inputs (batch, *shape)
-                k: int = 8,       # pieces of every step, at least 2
-                curve: str = "hermite"): # "hermite" or "substeps"
-    "The solution of the model's own solver with k - 1 states between its nodes: (k n_steps + 1, batch, *state)."
-    if k < 2 or curve not in CURVES: raise ValueError(f"k >= 2 and curve in {[*CURVES]} are needed, got {k} and {curve!r}")
+def draw_finer(
+    model: nn.Module,  # contains one `ODEBlock`, or is one
+    x: Tensor,  # inputs (batch, *shape)
+    k: int = 8,  # pieces of every step, at least 2
+    curve: str = "hermite",  # "hermite" or "substeps"
+):
+    """The solution of the model's own solver with k - 1 states between its nodes: (k n_steps + 1,
+    batch, *state).
+    """
+    if k < 2 or curve not in CURVES:
+        raise ValueError(f"k >= 2 and curve in {[*CURVES]} are needed, got {k} and {curve!r}")
     block, z = entrance(model, x)
     solution = block.solve(z, path=True)
     nodes, times, states = solution.path, solution.t.tolist(), [z]
@@ -191,19 +253,27 @@ def draw_finer(model: nn.Module, # contains one `ODEBlock`, or is one
 # %% ../../nbs/crossing/01_trajectories.ipynb #e8e07bd4
 def _keys(points, k, sizes, shift=(0, 0)):
     "A number for each crossing that tells trajectories and steps, the latter divided by `k` and shifted."
-    columns = [points[name].to_numpy(np.int64) for name in ("first", "second", "first_step", "second_step")]
+    columns = [
+        points[name].to_numpy(np.int64) for name in ("first", "second", "first_step", "second_step")
+    ]
     steps = [step // k + 1 + d for step, d in zip(columns[2:], shift)]
     return np.ravel_multi_index([*columns[:2], *steps], sizes)
 
-def persistence(model: nn.Module, # contains one `ODEBlock`, or is one
-                x: Tensor,        # inputs (batch, *shape) whose states are plane
-                labels=None,      # classes (batch,)
-                k: int = 8,       # pieces of every step
-                curve: str = "hermite"): # "hermite" or "substeps"
-    "`Crossings` of the model's numerical solution, with a column `survives`: is it still there when drawn finer?"
+
+def persistence(
+    model: nn.Module,  # contains one `ODEBlock`, or is one
+    x: Tensor,  # inputs (batch, *shape) whose states are plane
+    labels=None,  # classes (batch,)
+    k: int = 8,  # pieces of every step
+    curve: str = "hermite",  # "hermite" or "substeps"
+):
+    """`Crossings` of the model's numerical solution, with a column `survives`: is it still there when
+    drawn finer?
+    """
     fine = draw_finer(model, x, k, curve)
     chords, finer = crossings(fine[::k], labels), crossings(fine)
     sizes = [len(x)] * 2 + [len(fine[::k]) + 1] * 2
     there, survives = np.unique(_keys(finer.points, k, sizes)), np.zeros(chords.count, bool)
-    for shift in np.ndindex(3, 3): survives |= np.isin(_keys(chords.points, 1, sizes, np.array(shift) - 1), there)
+    for shift in np.ndindex(3, 3):
+        survives |= np.isin(_keys(chords.points, 1, sizes, np.array(shift) - 1), there)
     return Crossings(chords.points.assign(survives=survives))

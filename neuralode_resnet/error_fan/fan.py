@@ -23,24 +23,34 @@ from ..solvers import Solver, integrate
 
 # %% ../../nbs/error_fan/01_fan.ipynb #3d8a3d52
 def _as_problem(model_or_field, x, t_span):
-    "Field, initial states and time span, in float64. Raises `ValueError` for ensembles and non-finite states."
+    """Field, initial states and time span, in float64.
+
+    Raises `ValueError` for ensembles and non-finite states.
+    """
     block = getattr(model_or_field, "block", None)
     if getattr(model_or_field if block is None else block.field, "members", None):
         raise ValueError("an ensemble has one error for every member: pass member(model, i)")
     x = as_states(x, torch.float64)
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-    if bad: raise ValueError(f"{bad} of {len(x)} states are not finite: leave them out")
-    double = copy.deepcopy(model_or_field).double().eval() if isinstance(model_or_field, nn.Module) else model_or_field
-    if block is None: return double, x, t_span or (0., 1.)
+    if bad:
+        raise ValueError(f"{bad} of {len(x)} states are not finite: leave them out")
+    double = (
+        copy.deepcopy(model_or_field).double().eval()
+        if isinstance(model_or_field, nn.Module)
+        else model_or_field
+    )
+    if block is None:
+        return double, x, t_span or (0.0, 1.0)
     return double.block.field, double.upstream(x), t_span or block.t_span
 
 # %% ../../nbs/error_fan/01_fan.ipynb #679157fe
 @dataclass(frozen=True)
 class Fan:
     "What every step of a fixed-step solution adds to its error at the end; all states in float64."
-    t: Tensor     # nodes (n_steps + 1,)
+
+    t: Tensor  # nodes (n_steps + 1,)
     path: Tensor  # numerical solution at the nodes (n_steps + 1, batch, *state)
-    local: Tensor # local error of every step, at the node where it ends (n_steps, batch, *state)
+    local: Tensor  # local error of every step, at the node where it ends (n_steps, batch, *state)
     ends: Tensor  # end of the exact solution from every node (n_steps + 1, batch, *state)
     fronts: list  # pairs of a time and the states (rays, batch, *state) there of all rays that have left; for drawing
 
@@ -54,45 +64,69 @@ class Fan:
         "Sum of the transported local errors, which is the global error (batch, *state)."
         return self.transported.sum(0)
 
-    def ray(self, n: int): # node from which it leaves
+    def ray(
+        self,
+        n: int,  # node from which it leaves
+    ):
         "Times (k,) and states (k, batch, *state) of the exact solution from node `n`."
-        times, states = zip((self.t[n].item(), self.path[n]), *((t, z[n]) for t, z in self.fronts if len(z) > n))
+        times, states = zip(
+            (self.t[n].item(), self.path[n]), *((t, z[n]) for t, z in self.fronts if len(z) > n)
+        )
         return torch.tensor(times, dtype=torch.float64), torch.stack(states)
 
 # %% ../../nbs/error_fan/01_fan.ipynb #a10b4a4c
 @torch.no_grad()
-def error_fan(model_or_field,      # a single model, or f(t, z) that treats samples independently
-              x: Tensor,           # inputs or initial states (batch, *state)
-              solver,              # with a fixed step
-              t_span=None,         # start and end time; by default the model's, or (0, 1)
-              reference="dopri5@1e-10", # stands for the exact flow
-              substeps: int = 0):  # times per step at which rays are kept, for drawing; 0: none
-    "The `Fan` of a numerical solution (Hairer, Nørsett, Wanner I, §II.3). Raises `ValueError` for an adaptive solver."
-    if not Solver.parse(solver).fixed: raise ValueError(
-        f"error_fan needs a fixed step, got {solver}, whose steps depend on the batch; give for instance dopri5@h=1/20")
+def error_fan(
+    model_or_field,  # a single model, or f(t, z) that treats samples independently
+    x: Tensor,  # inputs or initial states (batch, *state)
+    solver,  # with a fixed step
+    t_span=None,  # start and end time; by default the model's, or (0, 1)
+    reference="dopri5@1e-10",  # stands for the exact flow
+    substeps: int = 0,  # times per step at which rays are kept, for drawing; 0: none
+):
+    """The `Fan` of a numerical solution (Hairer, Nørsett, Wanner I, §II.3).
+
+    Raises `ValueError` for an adaptive solver.
+    """
+    if not Solver.parse(solver).fixed:
+        raise ValueError(
+            f"error_fan needs a fixed step, got {solver}, whose steps depend on the batch; give for "
+            "instance dopri5@h=1/20"
+        )
     field, z0, t_span = _as_problem(model_or_field, x, t_span)
     solution = integrate(field, z0, solver, t_span, path=True)
     front, local, fronts = solution.path[:1], [], []
     for (a, b), z in zip(pairwise(solution.t.tolist()), solution.path[1:]):
         for c, d in pairwise(np.linspace(a, b, max(substeps, 1) + 1).tolist()):
             front = integrate(field, front.flatten(0, 1), reference, (c, d)).z.view_as(front)
-            if substeps: fronts.append((d, front))
+            if substeps:
+                fronts.append((d, front))
         local.append(z - front[-1])
         front = torch.cat([front, z[None]])
     return Fan(solution.t, solution.path, torch.stack(local), front, fronts)
 
 # %% ../../nbs/error_fan/01_fan.ipynb #f5d5fb56
-def plot_fan(fan: Fan,               # with rays: made with `substeps`
-             ax: Axes | None = None, # drawn on; a new one if None
-             sample: int = 0) -> Axes: # which of the batch
+def plot_fan(
+    fan: Fan,  # with rays: made with `substeps`
+    ax: Axes | None = None,  # drawn on; a new one if None
+    sample: int = 0,
+) -> Axes:  # which of the batch
     "Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7). Raises `ValueError` for a fan without rays."
-    if not fan.fronts: raise ValueError("this fan kept no rays to draw: make it with substeps=8")
+    if not fan.fronts:
+        raise ValueError("this fan kept no rays to draw: make it with substeps=8")
+
     def coordinates(t, z):
         z = z[:, sample].flatten(1)
         return (t, z[:, 0]) if z.shape[1] == 1 else (z[:, 0], z[:, 1])
+
     ax = ax or plt.subplots()[1]
     for n in reversed(range(len(fan.t) - 1)):
-        ax.plot(*coordinates(*fan.ray(n)), color=CLASS_COLORS[0], lw=.7 if n else 1.8, label=None if n else "exact")
+        ax.plot(
+            *coordinates(*fan.ray(n)),
+            color=CLASS_COLORS[0],
+            lw=0.7 if n else 1.8,
+            label=None if n else "exact",
+        )
     ax.plot(*coordinates(fan.t, fan.path), "o-", color=CLASS_COLORS[1], ms=3, label="numerical")
     time = fan.path[0, sample].numel() == 1
     ax.set(xlabel="$t$" if time else "$z_1$", ylabel="$z$" if time else "$z_2$")
@@ -100,31 +134,46 @@ def plot_fan(fan: Fan,               # with rays: made with `substeps`
 
 # %% ../../nbs/error_fan/01_fan.ipynb #98c3fabf
 def _bias(errors, n_boot, seed):
-    "Bias of `errors` (n, numbers), and its 95 % interval: percentiles of `n_boot` resamples. Without error, 0."
+    """Bias of `errors` (n, numbers), and its 95 % interval: percentiles of `n_boot` resamples.
+
+    Without error, 0.
+    """
     n, errors = len(errors), errors / (np.abs(errors).max() or 1)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_boot) / n
     weights = np.vstack([np.full((1, n), 1 / n), weights])
-    mean, square = weights @ errors, weights @ (errors ** 2).sum(1)
-    bias = np.sqrt(np.divide((mean ** 2).sum(1), square, out=np.zeros_like(square), where=square > 0))
-    resampled = np.maximum(bias[1:] ** 2 - (1 - bias[0] ** 2) / n, 0) ** .5  # without the noise that resampling adds
-    return bias[0], *np.quantile(resampled, [.025, .975])
+    mean, square = weights @ errors, weights @ (errors**2).sum(1)
+    bias = np.sqrt(np.divide((mean**2).sum(1), square, out=np.zeros_like(square), where=square > 0))
+    resampled = (
+        np.maximum(bias[1:] ** 2 - (1 - bias[0] ** 2) / n, 0) ** 0.5
+    )  # without the noise that resampling adds
+    return bias[0], *np.quantile(resampled, [0.025, 0.975])
 
 # %% ../../nbs/error_fan/01_fan.ipynb #dfd7350c
 def _groups(y, n, least):
-    "Name and indices of all samples and, with labels, of every class. Raises `ValueError` if one has fewer than `least`."
+    """Name and indices of all samples and, with labels, of every class.
+
+    Raises `ValueError` if one has fewer than `least`.
+    """
     if y is not None and np.shape(y) != (n,):
         raise ValueError(f"need one label per state, ({n},), got {tuple(np.shape(y))}")
-    groups = {"all": np.arange(n)} | ({} if y is None else {int(k): np.flatnonzero(y == k) for k in np.unique(y)})
+    groups = {"all": np.arange(n)} | (
+        {} if y is None else {int(k): np.flatnonzero(y == k) for k in np.unique(y)}
+    )
     for name, rows in groups.items():
         if len(rows) < least:
-            raise ValueError(f"class {name}: {len(rows)} states, but at least {least} are needed: add some")
+            raise ValueError(
+                f"class {name}: {len(rows)} states, but at least {least} are needed: add some"
+            )
     return groups.items()
+
 
 def _parsed(solvers, least):
     "`Solver`s, at least `least` of them, from solvers or their names, or from one alone."
     solvers = [Solver.parse(s) for s in ([solvers] if isinstance(solvers, (str, Solver)) else solvers)]
-    if len(solvers) < least: raise ValueError(f"at least {least} solvers are needed, got {len(solvers)}: add another")
+    if len(solvers) < least:
+        raise ValueError(f"at least {least} solvers are needed, got {len(solvers)}: add another")
     return solvers
+
 
 @torch.no_grad()
 def _end_states(model_or_field, x, solvers, t_span):
@@ -133,30 +182,47 @@ def _end_states(model_or_field, x, solvers, t_span):
     return [integrate(field, z0, solver, t_span).z.flatten(1).numpy() for solver in solvers]
 
 # %% ../../nbs/error_fan/01_fan.ipynb #589f57e7
-def fingerprint(model_or_field,    # a single model, or f(t, z) that treats samples independently
-                x: Tensor,         # inputs or initial states (n, *state)
-                solvers,           # solvers or their names
-                y=None,            # labels (n,), for a bias per class
-                t_span=None,       # start and end time; by default the model's, or (0, 1)
-                reference="dopri5@1e-8", # stands for the exact flow
-                n_boot: int = 999, # resamples for the interval
-                seed: int = 0):    # of the resamples
-    "Data frame: solver, method, step_size, class, n, rms, bias, low, high (paper, §2.2). `ValueError`: labels, reference."
+def fingerprint(
+    model_or_field,  # a single model, or f(t, z) that treats samples independently
+    x: Tensor,  # inputs or initial states (n, *state)
+    solvers,  # solvers or their names
+    y=None,  # labels (n,), for a bias per class
+    t_span=None,  # start and end time; by default the model's, or (0, 1)
+    reference="dopri5@1e-8",  # stands for the exact flow
+    n_boot: int = 999,  # resamples for the interval
+    seed: int = 0,  # of the resamples
+):
+    """Data frame: solver, method, step_size, class, n, rms, bias, low, high (paper, §2.2).
+
+    `ValueError`: labels, reference.
+    """
     reference, solvers = Solver.parse(reference), _parsed(solvers, least=1)
-    if reference in solvers: raise ValueError(f"{reference} is the reference: its error would be zero; leave it out")
+    if reference in solvers:
+        raise ValueError(f"{reference} is the reference: its error would be zero; leave it out")
     groups, rows = _groups(y, len(x), least=2), []
     exact, *ends = _end_states(model_or_field, x, [reference, *solvers], t_span)
     for solver, end in zip(solvers, ends):
         for name, index in groups:
             error = (end - exact)[index]
             bias = dict(zip(("bias", "low", "high"), _bias(error, n_boot, seed)))
-            rows.append({"solver": str(solver), "method": solver.method, "step_size": solver.step_size, "class": name,
-                         "n": len(index), "rms": np.sqrt((error ** 2).sum(1).mean())} | bias)
+            rows.append(
+                {
+                    "solver": str(solver),
+                    "method": solver.method,
+                    "step_size": solver.step_size,
+                    "class": name,
+                    "n": len(index),
+                    "rms": np.sqrt((error**2).sum(1).mean()),
+                }
+                | bias
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/error_fan/01_fan.ipynb #09354d2f
 def _probe(a, b, folds):
-    "Mean and standard deviation over folds of the accuracy with which `a` and `b` (n, numbers) are told apart."
+    """Mean and standard deviation over folds of the accuracy with which `a` and `b` (n, numbers) are
+    told apart.
+    """
     from sklearn.linear_model import LogisticRegression  # takes seconds to import
     from sklearn.model_selection import GroupKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
@@ -167,16 +233,26 @@ def _probe(a, b, folds):
     return accuracy.mean(), accuracy.std()
 
 # %% ../../nbs/error_fan/01_fan.ipynb #14a076e1
-def solver_probe(model_or_field, # a single model, or f(t, z) that treats samples independently
-                 x: Tensor,      # inputs or initial states (n, *state)
-                 solvers,        # at least two solvers or their names
-                 y=None,         # labels (n,), for a probe within every class
-                 t_span=None,    # start and end time; by default the model's, or (0, 1)
-                 folds: int = 5): # of the cross-validation
-    "Data frame, a row per pair and class: solver, other, class, n, accuracy, std. Raises `ValueError` for one solver."
+def solver_probe(
+    model_or_field,  # a single model, or f(t, z) that treats samples independently
+    x: Tensor,  # inputs or initial states (n, *state)
+    solvers,  # at least two solvers or their names
+    y=None,  # labels (n,), for a probe within every class
+    t_span=None,  # start and end time; by default the model's, or (0, 1)
+    folds: int = 5,  # of the cross-validation
+):
+    """Data frame, a row per pair and class: solver, other, class, n, accuracy, std.
+
+    Raises `ValueError` for one solver.
+    """
     solvers = _parsed(solvers, least=2)
     groups = _groups(y, len(x), least=folds)
     ends = _end_states(model_or_field, x, solvers, t_span)
-    return pd.DataFrame([{"solver": str(one), "other": str(two), "class": name, "n": len(index)}
-                         | dict(zip(("accuracy", "std"), _probe(a[index], b[index], folds)))
-                         for (one, a), (two, b) in combinations(zip(solvers, ends), 2) for name, index in groups])
+    return pd.DataFrame(
+        [
+            {"solver": str(one), "other": str(two), "class": name, "n": len(index)}
+            | dict(zip(("accuracy", "std"), _probe(a[index], b[index], folds)))
+            for (one, a), (two, b) in combinations(zip(solvers, ends), 2)
+            for name, index in groups
+        ]
+    )

@@ -19,20 +19,26 @@ from ..datasets import as_states
 from ..solvers import Solver
 
 # %% ../../nbs/error_fan/02_margins.ipynb #a9a2be05
-def separation(z,  # states (n, *state), tensor or array
-               y): # labels (n,), of at least two classes
-    "Largest `s` of a linear program: 0 where no linear head gives every state its label. Raises `ValueError` for bad data."
+def separation(
+    z,  # states (n, *state), tensor or array
+    y,  # labels (n,), of at least two classes
+):
+    """Largest `s` of a linear program: 0 where no linear head gives every state its label.
+
+    Raises `ValueError` for bad data.
+    """
     z, y = (np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a) for a in (z, y))
     z, (classes, label) = z.reshape(len(z), -1).astype(float), np.unique(y, return_inverse=True)
     n, k = len(z), len(classes)
     if y.shape != (n,) or k < 2:
         raise ValueError(f"need a label per state, ({n},), of two classes or more, got {y.shape} of {k}")
-    if not np.isfinite(z).all(): raise ValueError("some states are not finite: leave them out")
+    if not np.isfinite(z).all():
+        raise ValueError("some states are not finite: leave them out")
     low, high = z.min(0), z.max(0)
     z = np.c_[(z - (low + high) / 2) / ((high - low).max() / 2 or 1), np.ones(n)]
-    rows = np.zeros((n, k, k, z.shape[1]))      # sample, rival class, and the weights of every class
-    rows[:, range(k), range(k)] += z[:, None]   # the rival's logit
-    rows[range(n), :, label] -= z[:, None]      # minus the own one
+    rows = np.zeros((n, k, k, z.shape[1]))  # sample, rival class, and the weights of every class
+    rows[:, range(k), range(k)] += z[:, None]  # the rival's logit
+    rows[range(n), :, label] -= z[:, None]  # minus the own one
     rows = rows[np.arange(k) != label[:, None]].reshape(n * (k - 1), -1)
     bounds = [*[(-1, 1)] * (z.shape[1] - 1), (None, None)] * k + [(0, None)]
     cost = np.r_[np.zeros(rows.shape[1]), -1]
@@ -49,23 +55,35 @@ def separable(z,  # states (n, *state), tensor or array
 def _linear_layer(model):
     "The only layer of a head that is linear. Raises `ValueError` for any other head."
     head = getattr(model, "head", model)
-    if getattr(head, "members", None): raise ValueError("an ensemble has a head for every member: pass member(model, i)")
-    layers = [head] if not isinstance(head, nn.Sequential) else [
-        layer for layer in head if not isinstance(layer, (nn.Flatten, nn.Identity))]
-    if len(layers) == 1 and isinstance(layers[0], nn.Linear): return layers[0]
-    raise ValueError(f"head_margin needs a head of one linear layer, got {', '.join(type(l).__name__ for l in layers)}: "
-                     "the gap of the two largest logits over twice a Lipschitz constant of the head is a lower bound; "
-                     "or count flips with swap_grid")
+    if getattr(head, "members", None):
+        raise ValueError("an ensemble has a head for every member: pass member(model, i)")
+    layers = (
+        [head]
+        if not isinstance(head, nn.Sequential)
+        else [layer for layer in head if not isinstance(layer, (nn.Flatten, nn.Identity))]
+    )
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear):
+        return layers[0]
+    raise ValueError(
+        f"head_margin needs a head of one linear layer, got {', '.join(type(l).__name__ for l in layers)}: "
+        "the gap of the two largest logits over twice a Lipschitz constant of the head is a lower bound; "
+        "or count flips with swap_grid"
+    )
 
 # %% ../../nbs/error_fan/02_margins.ipynb #e61fc868
 @torch.no_grad()
 def head_margin(model,       # a single model whose head is linear, or the head
-                z: Tensor):  # end states (n, *state)
-    "Distance (n,), float64, of each state from the nearest decision boundary (paper, §2). `ValueError`: head, states."
+                z: Tensor,  # end states (n, *state)
+):
+    """Distance (n,), float64, of each state from the nearest decision boundary (paper, §2).
+
+    `ValueError`: head, states.
+    """
     layer, z = _linear_layer(model), z.double().flatten(1)
     if z.shape[1] != layer.in_features or not torch.isfinite(z).all():
-        raise ValueError(f"the head takes {layer.in_features} finite numbers per state, got {tuple(z.shape)}"
-                         f"{'' if torch.isfinite(z).all() else ', some not finite'}: pass end states of the block")
+        raise ValueError(f"the head takes {layer.in_features} finite numbers per state, got "
+                         f"{tuple(z.shape)}{'' if torch.isfinite(z).all() else ', some not finite'}: "
+                         "pass end states of the block")
     weight = layer.weight.double()
     logits = z @ weight.T + (0 if layer.bias is None else layer.bias.double())
     top = logits.argmax(1)
@@ -80,19 +98,25 @@ def _compared(model, rival, x):
     z0 = model.upstream(as_states(x, torch.float64))
     own, other = model.block(z0), rival.block(z0)
     flipped = model.head(own).argmax(-1) != model.head(other).argmax(-1)
-    columns = dict(margin=head_margin(model, own), difference=(other - own).flatten(1).norm(dim=1), flipped=flipped)
+    columns = dict(
+        margin=head_margin(model, own), difference=(other - own).flatten(1).norm(dim=1), flipped=flipped
+    )
     return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
 
+
 @torch.no_grad()
-def sensitivity(model,      # a single model whose head is linear
-                x: Tensor,  # inputs (n, *state)
-                solver,     # compared with the model's own; a `Solver` or its name
-                batch_size: int = 500): # samples solved together
+def sensitivity(
+    model,  # a single model whose head is linear
+    x: Tensor,  # inputs (n, *state)
+    solver,  # compared with the model's own; a `Solver` or its name
+    batch_size: int = 500,  # samples solved together
+):
     "Data frame, a row per sample: margin, difference, flipped (paper, §2). `ValueError`: unfit head, inputs."
     _linear_layer(model)
     double, rival = (copy.deepcopy(model).double().eval() for _ in range(2))
     rival.block.solver, frames = solver, []
     for batch in x.split(batch_size):
-        if not torch.isfinite(batch.double()).all(): raise ValueError("some inputs are not finite: leave them out")
+        if not torch.isfinite(batch.double()).all():
+            raise ValueError("some inputs are not finite: leave them out")
         frames.append(_compared(double, rival, batch))
     return pd.concat(frames, ignore_index=True)

@@ -17,43 +17,67 @@ from .swap import Validity, predict, swapped, validity
 
 # %% ../../nbs/solver_swap/02_rounding.ipynb #e6d7238d
 @contextmanager
-def in_precision(model: nn.Module, name: str): # with a `block` whose field has a precision; one of `PRECISIONS`
-    "Within the block the field of `model` is evaluated in another precision. Raises `ValueError` for a field without one."
+def in_precision(
+    model: nn.Module,  # with a `block` whose field has a precision
+    name: str,         # one of `PRECISIONS`
+):
+    """Within the block the field of `model` is evaluated in another precision. Yields the model.
+
+    Raises `ValueError` for a field without a precision, and for one that does not know the name.
+    """
     field = model.block.field
     own = getattr(field, "precision", None)
-    if own is None: raise ValueError(f"{type(field).__name__} has no precision to exchange: it computes in the dtype of its state")
+    if own is None:
+        raise ValueError(
+            f"{type(field).__name__} has no precision to exchange: it computes in the dtype of its state"
+        )
     try:
         field.precision = name
         yield model
-    finally: field.precision = own
+    finally:
+        field.precision = own
 
 # %% ../../nbs/solver_swap/02_rounding.ipynb #36b85586
 @dataclass(frozen=True)
 class RoundedValidity:
     "The validity test of a model in its own precision, with the control in fp32."
-    own: Validity      # in the model's own precision
-    exact: Validity    # in fp32
-    rounded: tuple     # samples predicted differently in fp32, under the training solver and under the test solver
+    own: Validity    # in the model's own precision
+    exact: Validity  # in fp32
+    rounded: tuple   # how many samples fp32 predicts differently: under the training, and the test solver
 
     @property
     def verdict(self):
-        "valid, or what the difference is caused by: solver or rounding."
-        if abs(self.own.train_accuracy - self.exact.train_accuracy) > self.own.threshold + 1e-9: return "rounding"
-        if not self.exact.valid: return "solver"
+        "Returns `valid`, or the cause of the difference: `solver` or `rounding`."
+        by_precision = abs(self.own.train_accuracy - self.exact.train_accuracy)
+        if by_precision > self.own.threshold + 1e-9:
+            return "rounding"
+        if not self.exact.valid:
+            return "solver"
         return "valid" if self.own.valid else "rounding"
 
 # %% ../../nbs/solver_swap/02_rounding.ipynb #4d6e7f4e
-def rounded_validity(model: NeuralODE, # a single model, of any precision
-                     x: Tensor,        # inputs (n, *state)
-                     y: Tensor,        # labels (n,)
-                     test_solver,      # more accurate than the model's own; a `Solver` or its name
-                     threshold: float = 0.1): # in (0, 1), 0.1 in the paper
-    "The `RoundedValidity` of a model. Raises `ValueError` for an ensemble, a bad threshold, and a field without precision."
-    if model.members: raise ValueError(f"an ensemble of {model.members}: take one, models.member(model, 0)")
-    tests, classes = [], []
-    for name in (model.block.field.precision, "fp32"):
+def rounded_validity(
+    model: NeuralODE,        # a single model, of any precision
+    x: Tensor,               # inputs (n, *state)
+    y: Tensor,               # labels (n,)
+    test_solver,             # more accurate than the model's own; a `Solver` or its name
+    threshold: float = 0.1,  # largest difference of accuracies that passes, in (0, 1); 0.1 in the paper
+) -> RoundedValidity:
+    """The validity test in the model's own precision and in fp32, and the samples that rounding changes.
+
+    Raises `ValueError` for an ensemble, a bad threshold, and a field without a precision.
+    """
+    if model.members:
+        raise ValueError(f"an ensemble of {model.members}: take one, models.member(model, 0)")
+    own_precision = getattr(model.block.field, "precision", None)
+    tests = []
+    classes = []
+    for name in (own_precision, "fp32"):
         with in_precision(model, name):
             tests.append(validity(model, x, y, test_solver, threshold))
             for solver in (model.block.solver, test_solver):
-                with swapped(model, solver): classes.append(predict(model, x)[0])
-    return RoundedValidity(*tests, tuple(int((a != b).sum()) for a, b in zip(classes[:2], classes[2:])))
+                with swapped(model, solver):
+                    classes.append(predict(model, x)[0])
+    own_train, own_test, exact_train, exact_test = classes
+    rounded = (int((own_train != exact_train).sum()), int((own_test != exact_test).sum()))
+    return RoundedValidity(own=tests[0], exact=tests[1], rounded=rounded)
