@@ -39,7 +39,10 @@ class _NamedTarget(Target):
 
     same = {}  # name there -> name here
 
-    def same_solver(self, solve):
+    def same_solver(
+        self,
+        solve,  # a `Solve`
+    ):
         "The `Solver` of this package that does the same. Raises `ValueError` where there is none."
         if solve.method not in self.same:
             return super().same_solver(solve)
@@ -63,7 +66,16 @@ class TorchdiffeqTarget(_NamedTarget):
 
     can_move = can_trace = True
 
-    def solving(self, level=0, higher=False, fields=None, change_field=None, moved=None, ends=8, trace=False):
+    def solving(
+        self,
+        level: int = 0,        # of accuracy: 0 = the model's own solver, k = k times refined
+        higher: bool = False,  # take a method of higher order
+        fields=None,           # only solves of these fields; all if None
+        change_field=None,     # solve change_field(f, nodes) in the place of f(t, z)
+        moved: int = None,     # seed with which nodes are moved
+        ends: int = 8,         # random times at which an adaptive step has to end, if nodes are moved
+        trace: bool = False,   # record every evaluation
+    ):
         "Context in which the model is called; yields the list of `Solve`s."
         return torchdiffeq_solver(
             module=self.module,
@@ -79,7 +91,10 @@ class TorchdiffeqTarget(_NamedTarget):
             max_nfe=self.max_nfe,
         )
 
-    def find_traps(self, solve):
+    def find_traps(
+        self,
+        solve,  # a `Solve`
+    ):
         "Sentences about options that were ignored or not given."
         return find_solve_traps(solve)
 
@@ -205,7 +220,16 @@ class BlockTarget(Target):
     can_move = can_trace = True
 
     @contextmanager
-    def solving(self, level=0, higher=False, fields=None, change_field=None, moved=None, ends=8, trace=False):
+    def solving(
+        self,
+        level: int = 0,        # of accuracy: 0 = the model's own solver, k = k times refined
+        higher: bool = False,  # take a method of higher order
+        fields=None,           # only solves of these fields; all if None
+        change_field=None,     # solve change_field(f, nodes) in the place of f(t, z)
+        moved: int = None,     # seed with which nodes are moved
+        ends: int = 8,         # random times at which an adaptive step has to end, if nodes are moved
+        trace: bool = False,   # record every evaluation
+    ):
         "Context in which the solvers are refined; yields the list of `Solve`s."
         blocks = _parts(self, lambda part: isinstance(part, ODEBlock))
         before = [(block, block.solver, block.field) for block in blocks]
@@ -230,11 +254,17 @@ class BlockTarget(Target):
                 block.solver, block.field = solver, field
                 vars(block).pop("forward", None)
 
-    def same_solver(self, solve):
+    def same_solver(
+        self,
+        solve,  # a `Solve`
+    ):
         "The `Solver` of this package that does the same. Raises `ValueError` for steps of several sizes."
         return _as_solver(solve, solve.method)
 
-    def state_margin(self, runs):
+    def state_margin(
+        self,
+        runs: list,  # `Outcome`s, from the model's own solver to the most accurate
+    ):
         "End states (levels, n, numbers), and distances (n,) from the boundary of a linear head, or `None`."
         head = getattr(self.model, "head", None)
         if head is None or any(len(run.solves) != 1 for run in runs):
@@ -314,7 +344,13 @@ class TorchdynTarget(_NamedTarget):
     same = dict(Euler="euler", Midpoint="midpoint", RungeKutta4="rk4", DormandPrince45="dopri5")
 
     @contextmanager
-    def solving(self, level=0, higher=False, fields=None, change_field=None):
+    def solving(
+        self,
+        level: int = 0,        # of accuracy: 0 = the model's own solver, k = k times refined
+        higher: bool = False,  # take a method of higher order
+        fields=None,           # only solves of these fields; all if None
+        change_field=None,     # not possible here
+    ):
         "Context in which the solvers are refined; yields the list of `Solve`s."
         problems = _parts(self, is_torchdyn)
         before = [(p, p.solver, p.rtol, p.atol) for p in problems]
@@ -346,11 +382,21 @@ class LoopTarget(Target):
     sees_solves = False
 
     @contextmanager
-    def solving(self, level=0, higher=False, fields=None, change_field=None):
+    def solving(
+        self,
+        level: int = 0,        # of accuracy: 0 = the model's own solver, k = k times refined
+        higher: bool = False,  # take a method of higher order
+        fields=None,           # only solves of these fields; all if None
+        change_field=None,     # not possible here
+    ):
         "Nothing to change: the call does it."
         yield []
 
-    def call(self, x, level):
+    def call(
+        self,
+        x: tuple,    # positional arguments of the model
+        level: int,  # of accuracy: 2 to this power is `refine`
+    ):
         "What the model returns when it divides its steps."
         return self.model(*x, refine=max(1, 2**level))
 

@@ -149,9 +149,8 @@ def _plane_path(path):
 class Crossings:
     "All crossings of a batch of plane trajectories."
 
-    points: (
-        pd.DataFrame
-    )  # one row a crossing: x, y, first, second, first_step, second_step, angle; with labels: between
+    #: One row per crossing: x, y, first, second, first_step, second_step, angle; with labels also between.
+    points: pd.DataFrame  # the columns are above
 
     @property
     def count(self):

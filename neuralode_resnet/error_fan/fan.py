@@ -52,7 +52,7 @@ class Fan:
     path: Tensor  # numerical solution at the nodes (n_steps + 1, batch, *state)
     local: Tensor  # local error of every step, at the node where it ends (n_steps, batch, *state)
     ends: Tensor  # end of the exact solution from every node (n_steps + 1, batch, *state)
-    fronts: list  # pairs of a time and the states (rays, batch, *state) there of all rays that have left; for drawing
+    fronts: list  # pairs of a time and the states (rays, batch, *state) of all rays that have left; to draw
 
     @property
     def transported(self):
@@ -109,8 +109,8 @@ def error_fan(
 def plot_fan(
     fan: Fan,  # with rays: made with `substeps`
     ax: Axes | None = None,  # drawn on; a new one if None
-    sample: int = 0,
-) -> Axes:  # which of the batch
+    sample: int = 0,  # which of the batch
+) -> Axes:
     "Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7). Raises `ValueError` for a fan without rays."
     if not fan.fronts:
         raise ValueError("this fan kept no rays to draw: make it with substeps=8")
