@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .control import _why_no_progress
-from .kernel import ACTIVATIONS, Control, Goal, Problem, library
+from .kernel import ACTIVATIONS, Control, Goal, KernelProblem, library
 from .stacks import Stack
 from .steps import Solution, SolveError, Step, fixed_grid
 from .tableaus import Tableau
@@ -174,7 +174,7 @@ class _Solve:
         self.columns = t, h, weights, reuse
 
     def problem(self, tensors, evaluations):
-        "The `Problem`, and what has to stay alive as long as it. `tensors`: weights and biases, contiguous."
+        "The `KernelProblem`, and what has to stay alive as long as it. `tensors`: weights and biases, contiguous."
         shape, settings, work = _shape_of(self.stack_layers)
         tensors = iter(tensors)
         pointers = np.zeros((self.members, len(self.where)), dtype=np.int64)
@@ -188,7 +188,7 @@ class _Solve:
         t, h, weights, reuse = self.columns
         work *= self.batch * evaluations * self.positions
         threads = (_threads or [torch.get_num_threads()])[0] if work > _ALONE else 1
-        problem = Problem(
+        problem = KernelProblem(
             self.members,
             self.batch,
             len(self.stack_layers),
