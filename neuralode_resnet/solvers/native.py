@@ -174,7 +174,10 @@ class _Solve:
         self.columns = t, h, weights, reuse
 
     def problem(self, tensors, evaluations):
-        "The `KernelProblem`, and what has to stay alive as long as it. `tensors`: weights and biases, contiguous."
+        """The `KernelProblem`, and what has to stay alive as long as it.
+
+        `tensors`: weights and biases, contiguous.
+        """
         shape, settings, work = _shape_of(self.stack_layers)
         tensors = iter(tensors)
         pointers = np.zeros((self.members, len(self.where)), dtype=np.int64)
