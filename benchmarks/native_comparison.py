@@ -24,7 +24,7 @@ from torch import nn
 from neuralode_resnet.models import Stacked
 from neuralode_resnet.solvers import Solver, TABLEAUS, integrate, integrate_members, native
 from neuralode_resnet.solvers.control import adaptive_march
-from neuralode_resnet.solvers.stacks import recognised, why_not
+from neuralode_resnet.solvers.stacks import recognise, why_not
 from neuralode_resnet.solvers.steps import fixed_grid, march
 
 ACTIVATIONS = {
@@ -138,7 +138,7 @@ def solve_members(field, z, solvers, t_span):
     if solvers[0].fixed:
         return end, [fixed_grid(tableau, t_span, solver.step_size) for solver in solvers]
     tolerances = [(solver.rtol, solver.atol) for solver in solvers]
-    _, found = native.solve_adaptively(recognised(field, z), tableau, z, t_span, tolerances, 100_000)
+    _, found = native.solve_adaptively(recognise(field, z), tableau, z, t_span, tolerances, 100_000)
     return end, [outcome.grid for outcome in found]
 
 
@@ -159,7 +159,7 @@ def run_case(seed, seen):
     tableau = solvers[0].tableau
     whole = Stacked(fields) if members else fields[0]
     z.requires_grad_()
-    stack = recognised(whole, z)
+    stack = recognise(whole, z)
     if not native.usable(stack, z):
         sys.exit(f"case {seed} is not solved natively: {why_not(whole, z)}")
     if members:

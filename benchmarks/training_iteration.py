@@ -25,7 +25,7 @@ import timing
 from neuralode_resnet.datasets import load
 from neuralode_resnet.models import NeuralODE, ODEBlock, member
 from neuralode_resnet.solvers import native
-from neuralode_resnet.solvers.stacks import recognised
+from neuralode_resnet.solvers.stacks import recognise
 
 BATCH, CHANNELS, N_STEPS, MEMBERS, TOL = 128, 32, 64, 10, 1e-5
 WIDTHS = (2, 2 * CHANNELS, 2 * CHANNELS, 2)  # of the folded field's layers: 2 numbers of state, each with its channels
@@ -125,7 +125,7 @@ def jitted(library, how, solve, model, x, y):
     import jax_peer
 
     field, head = model.block.field, [*model.head.parameters()]
-    weights, biases, _ = zip(*recognised(field, model.for_members(x)).dense())
+    weights, biases, _ = zip(*recognise(field, model.for_members(x)).dense())
     dense = [*weights, *(bias.squeeze(-1) for bias in biases)]
     states = x.flatten(1).numpy()
     run = jax_peer.training_iteration(solve, states, y.numpy(), [p.detach().numpy() for p in (*dense, *head)],

@@ -25,7 +25,7 @@ from .models import NeuralODE, check_precision, is_out_of_memory, memory_advice
 from .models.model import load_weights
 from .solvers import native
 from .solvers.solver import SolveError
-from .solvers.stacks import recognised
+from .solvers.stacks import recognise
 
 with warnings.catch_warnings():  # without ipywidgets the bar is drawn in text, which needs no warning
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -355,7 +355,7 @@ def _choose_threads(run):
     "A context in which PyTorch has one thread where native code solves, and all of its threads elsewhere."
     block = run.model.block
     z = _first_state(run, 1)
-    natively = block.gradient == "backprop" and native.usable(recognised(block.field, z), z)
+    natively = block.gradient == "backprop" and native.usable(recognise(block.field, z), z)
     return native.yielding_threads() if natively else nullcontext()
 
 # %% ../nbs/02_training.ipynb #16a63700

@@ -11,11 +11,11 @@ COSTS = {
     "paper/why_random_depth": 49, "paper/supplement_adjoint": 18, "error_fan/02_margins": 17, "paper/figure_1": 15,
     "crossing/02_step_maps": 14, "tutorials/03_adapt_the_step": 14, "tutorials/05_run_a_sweep": 11,
     "tutorials/02_swap_the_solver": 10, "datasets/04_data": 10, "adaptation/02_adapters": 8,
-    "solver_swap/02_rounding": 8, "solvers/08_solver": 8, "error_fan/01_fan": 6, "paper/figure_2": 6,
-    "tutorials/04_own_tableau": 6, "experiments/09_protocol": 6, "02_training": 6, "audit/10_repair": 6,
-    "valid_training/01_controllers": 6, "solvers/01_problems": 6, "solvers/07_native": 5, "crossing/01_trajectories": 5,
+    "solver_swap/02_rounding": 8, "solvers/09_solver": 8, "error_fan/01_fan": 6, "paper/figure_2": 6,
+    "tutorials/04_own_tableau": 6, "experiments/09_protocol": 6, "02_training": 6, "audit/12_repair": 6,
+    "valid_training/01_controllers": 6, "solvers/01_problems": 6, "solvers/08_native": 5, "crossing/01_trajectories": 5,
     "tutorials/audit_your_model": 5, "index": 5, "models/04_memory": 5, "solvers/04_control": 5,
-    "audit/05_convergence": 5, "cli/04_main": 5, "tutorials/audit_checked": 4, "cli/02_audit": 4, "audit/13_examine": 4,
+    "audit/06_convergence": 5, "cli/04_main": 5, "tutorials/audit_checked": 4, "cli/02_audit": 4, "audit/15_examine": 12,
     "datasets/03_three_minima": 4, "paper/figure_4": 4, "adaptation/03_grid_search": 4,
 }
 

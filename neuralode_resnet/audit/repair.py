@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from .case import Case, take_some
-from ..solvers.stacks import folded
+from ..solvers.stacks import as_dense
 
 # %% ../../nbs/audit/12_repair.ipynb #670b0476
 def _along(g, f):
@@ -47,7 +47,7 @@ class ModifiedField(nn.Module):
     ):
         "The modified field at `z`, like `z`."
 
-        field = self.field[0] if kwargs else folded(self.field[0], z)
+        field = self.field[0] if kwargs else as_dense(self.field[0], z)
 
         def f(t, z):
             return field(t, z, **kwargs)

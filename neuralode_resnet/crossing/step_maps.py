@@ -14,13 +14,13 @@ from torch.func import jvp, vjp, vmap
 
 from .trajectories import entrance
 from ..solvers import Solver
-from ..solvers.stacks import folded
+from ..solvers.stacks import as_dense
 from ..solvers.steps import Step, rk_step, stage_times
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #ce6bad4b
 def _step_map(field, tableau, step, z):
     "The map z -> Psi(z) of one `Step`, for states like `z`."
-    field = folded(field, z)
+    field = as_dense(field, z)
     times = stage_times(tableau, [step], z)[0]
     return lambda z: rk_step(field, tableau, times, z, step.h, weights=step.weights)[0]
 

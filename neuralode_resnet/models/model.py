@@ -27,7 +27,7 @@ from neuralode_resnet.models.fields import (
     init_kaiming,
 )
 from ..solvers import GRADIENTS, Solver, integrate, integrate_members, native
-from ..solvers.stacks import folded, recognised
+from ..solvers.stacks import as_dense, recognise
 
 # %% ../../nbs/models/03_model.ipynb #d336afeb
 MAX_NFE = 100_000  # evaluations after which a solve gives up, unless a model says otherwise
@@ -425,7 +425,7 @@ def compile_field(
     """Compiles the field in place and returns `True`; where that fails, or brings nothing,
     warns once and returns `False`."""
     field = getattr(model, "block", model).field
-    if folded(field, z) is not field or native.usable(recognised(field, z), z):
+    if as_dense(field, z) is not field or native.usable(recognise(field, z), z):
         reason = "it folds for such states, which is faster"
     else:
         field.compile(**options)

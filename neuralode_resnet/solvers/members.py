@@ -22,7 +22,7 @@ from neuralode_resnet.solvers.solver import (
     check_problem,
     integrate,
 )
-from .stacks import folded, recognised
+from .stacks import as_dense, recognise
 from .steps import Step, fixed_grid, grid_nfe, march
 
 # %% ../../nbs/solvers/10_members.ipynb #587251d4
@@ -70,7 +70,7 @@ def _solve_natively(field, z, solvers, t_span, max_nfe):
     kinds = {(solver.method, solver.fixed) for solver in solvers}
     if len(kinds) > 1 or _is_watched() or _must_be_called(z):
         return None
-    stack = recognised(field, z)
+    stack = recognise(field, z)
     if not native.usable(stack, z):
         return None
     tableau = solvers[0].tableau
@@ -89,7 +89,7 @@ def _solve_together(field, z, solvers, t_span, gradient):
     "Fixed steps of one method, every member its own, over the joint grid."
     tableau = solvers[0].tableau
     grids = [fixed_grid(tableau, t_span, solver.step_size) for solver in solvers]
-    dense = field if _must_be_called(z) else folded(field, z)
+    dense = field if _must_be_called(z) else as_dense(field, z)
     evaluate = _keep_autocast(dense, z)
     joint = joint_grid(grids, z)
     if gradient == "checkpoint" and not _is_watched():

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from . import gradients, native
 from .control import _as_number, adaptive_march, initial_step_size
-from .stacks import folded, recognised
+from .stacks import as_dense, recognise
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -432,7 +432,7 @@ def _solve_natively(field, z, problem):
     if problem.gradient != "backprop" or not problem.is_plain or _is_watched() or _must_be_called(z):
         return None
     solver, tableau = problem.solver, problem.solver.tableau
-    stack = recognised(field, z)
+    stack = recognise(field, z)
     if not native.usable(stack, z) or not (solver.fixed or stack.lead == 1):
         return None
     if not solver.fixed:
@@ -576,7 +576,7 @@ def _solve(field, z0, problem, allow_nonfinite):
         return natively
     given = field
     if not _must_be_called(z0) and problem.gradient != "adjoint":
-        field = folded(given, z0)
+        field = as_dense(given, z0)
     if field is given:
         field = _keep_autocast(given, z0)
         _check_field(given, field, z0, problem.t_span[0])

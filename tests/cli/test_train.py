@@ -87,7 +87,7 @@ def test_every_scheme_is_trained_resumed_swapped_and_collected(name, call, tmp_p
 def test_every_scheme_is_audited(name, call, tmp_path):
     call("train", "sphere2", *SCHEMES[name], *SHORT, "--out", tmp_path / "run")
     code, said, complaint = call("audit", tmp_path / "run", "--member", 1)
-    assert code in (0, 1, 2) and "predictions" in said, complaint
+    assert code in (0, 1, 4) and "predictions" in said, complaint
 
 
 @pytest.mark.parametrize("name", all_of(FEW))
@@ -185,7 +185,7 @@ def test_a_folder_of_an_earlier_version_is_swapped_and_audited_and_never_changed
     code, said, complaint = call("swap", older)
     assert code == 0 and "rk4@1/4" in said, complaint
     code, said, complaint = call("audit", older)
-    assert code in (0, 1, 2) and "predictions" in said, complaint
+    assert code in (0, 1, 4) and "predictions" in said, complaint
     assert call("status", older)[1].strip() == "1 done"
     words = ["train", "sphere2", "--solver", "euler@1/4", "--iterations", 20, "--out", older]
     assert "earlier version" in call(*words, "--resume")[2]
@@ -209,7 +209,7 @@ def test_the_folder_of_a_reproduction_is_swapped_audited_and_collected(call, tmp
     code, said, complaint = call("swap", tmp_path)
     assert code == 0 and said.splitlines()[0].split()[0] == "run", complaint
     code, said, _ = call("audit", tmp_path)
-    assert code in (0, 1, 2) and said.count("# sphere2_euler") == 2
+    assert code in (0, 1, 4) and said.count("# sphere2_euler") == 2
     assert call("status", tmp_path)[1].strip() == "2 done"
     assert call("collect", tmp_path, "--out", tmp_path / "table.csv")[0] == 0
 

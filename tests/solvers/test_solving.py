@@ -7,6 +7,7 @@ import torchdiffeq
 from hypothesis import given, settings, strategies as st
 
 from neuralode_resnet.models import Conv1dField, LinearField, Stacked, init_kaiming
+from neuralode_resnet.solvers.stacks import recognise
 from neuralode_resnet.solvers import GRADIENTS, Solver, TABLEAUS, integrate, kernel, native
 from neuralode_resnet.solvers.steps import fixed_grid, grid_nfe
 
@@ -72,7 +73,7 @@ def test_folded_and_unfolded_fields_give_the_same_states_and_gradients(solver, k
     z0 = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     parameters = [z0, *field.parameters()]
     results = []
-    for f in (field, lambda t, z: field(t, z)):  # the lambda hides `folded`
+    for f in (field, lambda t, z: field(t, z)):  # the lambda hides the layers
         z = integrate(f, z0, solver).z
         results.append([z, *torch.autograd.grad(z.square().sum(), parameters)])
     for folded, plain in zip(*results):
@@ -120,7 +121,7 @@ def test_native_solves_give_the_states_and_gradients_of_the_walk(solver, members
     results = []
     for switch in ("1", "0"):
         monkeypatch.setenv("NEURALODE_RESNET_NATIVE", switch)
-        assert native.usable(field.folded(z0), z0) is (switch == "1") or kernel.library() is None
+        assert native.usable(recognise(field, z0), z0) is (switch == "1") or kernel.library() is None
         solution = integrate(field, z0, solver)
         results.append([solution.z, *torch.autograd.grad(solution.z.square().sum(), [*field.parameters()])])
     assert integrate(field, z0, solver).nfe == solution.nfe
