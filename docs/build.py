@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import reference  # noqa: E402
+from explorer import explorer_data  # noqa: E402
 from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
 from notebooks import PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
 from notebooks import home as home_of  # noqa: E402
@@ -21,8 +22,8 @@ READERS = ("tutorials", "zoo", "paper")  # folders of pages that are no modules
 GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
 COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
 NO_FACTS = "no facts yet"
-SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "why_it_happens": "Why it happens",
-            "paper/index": "The paper", "api": "API", "command_line": "Command line", "benchmarks": "Benchmarks",
+SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "explore": "Drag the solver", "why_it_happens": "Why it happens",
+            "paper/index": "The paper", "api": "API", "command_line": "Command line", "related_work": "Related work", "benchmarks": "Benchmarks",
             "contributing": "Contributing", "changelog": "Changelog"}
 
 
@@ -210,6 +211,8 @@ def write_pages(folder: Path) -> None:
     texts = {
         "index": home(front, shown, sections),
         "why_it_happens": filled((HERE / "why_it_happens.md").read_text(encoding="utf-8"), shown),
+        "explore": (HERE / "explore.md").read_text(encoding="utf-8"),
+        "related_work": (HERE / "related_work.md").read_text(encoding="utf-8"),
         "tutorials/index": tutorials(group["tutorials"]),
         "paper/index": paper(group["paper"]),
         "api": api(chapters),
@@ -241,6 +244,7 @@ def build(out: Path = ROOT / SETTINGS["doc_path"], pages: Path = PAGES) -> int:
     status = sphinx(["-W", "--keep-going", "-q", "-E", "-b", "html", "-c", str(HERE), "-d", str(made.parent / "doctrees"),
                      str(pages), str(made)])
     if status == 0:
+        (made / "_static" / "explorer-data.js").write_text(explorer_data(), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(made, out)
     return status

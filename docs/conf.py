@@ -35,7 +35,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_baseurl = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/"
-html_sidebars = {"**": ["sidebar-nav-bs"]} | {page: [] for page in ("index", "get_started", "why_it_happens", "benchmarks", "changelog", "search", "genindex")}
+html_sidebars = {"**": ["sidebar-nav-bs"]} | {page: [] for page in ("index", "get_started", "explore", "related_work", "why_it_happens", "benchmarks", "changelog", "search", "genindex")}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": project},
@@ -83,6 +83,16 @@ def copy_mathjax(app, exception):
         copy(MATHJAX / part, target)
 
 
+def name_toggles(app, exception):
+    "The theme's arrows that unfold the rooms of a door have no text; a screen reader needs one."
+    for file in Path(app.outdir).rglob("*.html") if exception is None else []:
+        text = file.read_text(encoding="utf-8")
+        named = text.replace('<summary><span class="toctree-toggle"', '<summary aria-label="Show the rooms"><span class="toctree-toggle"')
+        if named != text:
+            file.write_text(named, encoding="utf-8")
+
+
 def setup(app):
     app.add_config_value("external", external, "env")
+    app.connect("build-finished", name_toggles)
     app.connect("build-finished", copy_mathjax)

@@ -22,7 +22,7 @@ from house import defined_names, dotted, module_file, module_name, module_notebo
 REQUIRED = bool(os.environ.get("SITE_MUST_BE_TESTED"))
 SCREENSHOTS = ROOT / "_screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "why_it_happens", "paper/index",
+SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "why_it_happens", "explore", "related_work", "paper/index",
             "paper/figure_1", "api", "solvers/index", "solvers/steps", "training", "adaptation/adapters", "command_line", "cli/main",
             "benchmarks", "contributing", "changelog"]
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
@@ -298,3 +298,31 @@ def test_the_keyboard_reaches_the_text_first(visit):
     page = visit("solvers/index.html")
     page.keyboard.press("Tab")
     assert "skip" in page.evaluate("document.activeElement.textContent").lower()
+
+
+def test_the_explorable_page_counts_as_python_does(visit):
+    "The slider is moved as a visitor moves it; the samples counted right are those of the models in double precision."
+    sys.path.insert(0, str(ROOT / "docs"))
+    from explorer import explorer_models
+
+    from neuralode_resnet.datasets import load
+    from neuralode_resnet.solver_swap import predict, swapped
+
+    data, page = load("sphere2", seed=0), visit("explore.html")
+    root = page.locator("#explorer")
+    places = {n: i for i, n in enumerate([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64])}
+    for i, (model, _) in enumerate(explorer_models()):
+        page.check(f'input[name="explorer-model"][value="{i}"]')
+        for method, n in (("euler", 2), ("euler", 4), ("midpoint", 3), ("rk4", 4), ("rk4", 16)):
+            page.select_option("[data-part=method]", method)
+            slider = page.locator("[data-part=steps]")
+            slider.focus()
+            page.keyboard.press("Home")
+            for _ in range(places[n]):
+                page.keyboard.press("ArrowRight")
+            assert slider.get_attribute("aria-valuetext") == f"{n} steps"
+            page.wait_for_function("document.getElementById('explorer').dataset.right !== ''", timeout=30_000)
+            with swapped(model, f"{method}@1/{n}"):
+                classes = predict(model, data.x_test)[0][0]
+            right = int((classes == data.y_test).sum())
+            assert int(root.get_attribute("data-right")) == right, (i, method, n)
