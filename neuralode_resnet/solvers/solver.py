@@ -7,6 +7,7 @@ __all__ = ['GRADIENTS', 'Solver', 'check_problem', 'integrate']
 
 # %% ../../nbs/solvers/09_solver.ipynb #2eb50c99
 import math
+import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from weakref import WeakKeyDictionary
@@ -162,6 +163,14 @@ def _written(solver):
     return f"{solver.method}@{name}{solver.step_size!r}"
 
 # %% ../../nbs/solvers/09_solver.ipynb #1ed084a4
+def _as_size(text):
+    "The number in `text`, decimal or a fraction. Raises `ValueError` for an exponent that no float has."
+    exponent = re.search(r"e[+-]?(\d+)", text, re.IGNORECASE)
+    if exponent and len(exponent[1]) > 4:  # an exact fraction of a billion digits would take for ever
+        raise ValueError("out of range")
+    return float(Fraction(text))
+
+
 def _parse(text):
     "The solver that `text` names, or the `Solver` that it is already."
     if isinstance(text, Solver):
@@ -173,10 +182,10 @@ def _parse(text):
     parts = [part for part in accuracy.split(",") if part]
     try:
         pairs = [part.split("=") if "=" in part else ("", part) for part in parts]
-        values = {names[name.strip()]: float(Fraction(value)) for name, value in pairs}
+        values = {names[name.strip()]: _as_size(value) for name, value in pairs}
         if len(values) < len(pairs):
             raise ValueError("said twice")
-    except (ValueError, KeyError, ZeroDivisionError):
+    except (ValueError, KeyError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"cannot read the accuracy in {text!r}: write euler@1/64, dopri5@1e-3, dopri5@h=1/20 "
             "or dopri5@rtol=1e-3,atol=1e-6"

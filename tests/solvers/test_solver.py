@@ -26,3 +26,9 @@ def test_a_step_within_a_percent_of_a_reciprocal_stays_what_it_is(h):
 def test_refining_a_tolerance_divides_both():
     refined = Solver("dopri5", rtol=1e-3, atol=1e-6).refined(10)
     assert (refined.rtol, refined.atol) == (1e-3 / 10, 1e-6 / 10)
+
+
+@pytest.mark.parametrize("text", ["euler@1e999999999", "dopri5@1e-99999999", "dopri5@rtol=1e999999999,atol=1", "euler@1e400", "euler@1/1e999999999"])
+def test_an_accuracy_that_no_float_holds_is_refused_at_once(text):
+    with pytest.raises(ValueError):
+        Solver.parse(text)
