@@ -341,14 +341,14 @@ def swap(
 def _print_version(wanted):
     "End the command with the version of the package, if it is asked for."
     if wanted:
-        from neuralode_resnet import __version__
+        import neuralode_resnet
 
-        print(f"neuralode-resnet {__version__}")
+        print(f"neuralode-resnet {neuralode_resnet.__version__}")
         raise typer.Exit()
 
 
 _VersionOption = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
 ]
 
 
