@@ -29,8 +29,17 @@ PAPER_TITLES = {  # in the sidebar, where the part before the colon does not tel
     "paper/supplement_cost": "Cost", "paper/supplement_crossing": "A: crossing", "paper/supplement_fixed_step": "Fixed steps",
     "paper/supplement_tolerance": "B: tolerances", "paper/beyond": "The comparison", "paper/why_random_depth": "Why random depth works",
 }
-START_HERE = ["audit.audit", "solvers.Solver", "models.NeuralODE", "training.fit", "solver_swap.swap_grid",
-              "valid_training.RandomDepth", "valid_training.ValidityController", "adaptation.StepAdapter", "crossing.crossings"]
+START_HERE = {  # name -> where it is imported from, what for
+    "audit": ("audit", "Is a trained model an ODE? A verdict with its evidence, for any model that solves with torchdiffeq, or here."),
+    "Solver": ("solvers", "A method and its accuracy, as in `euler@1/64` or `dopri5@1e-3`."),
+    "NeuralODE": ("models", "The paper's classifier: a field that is solved, and a head. Several seeds train as one ensemble."),
+    "fit": ("training", "Trains a model; resumable, with callbacks that watch or change the solver."),
+    "swap_grid": ("solver_swap", "Accuracy and agreement of a trained model under other solvers, as a table."),
+    "RandomDepth": ("valid_training", "Draws the number of steps of every iteration, so that the model stays an ODE."),
+    "ValidityController": ("valid_training", "Sets the solver during training so that few predictions depend on it."),
+    "StepAdapter": ("adaptation", "The paper's step adaptation, in any training loop."),
+    "crossings": ("crossing", "Where numerical trajectories cross, which solutions never do."),
+}
 SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "stay_an_ode": "Stay an ODE", "explore": "Drag the solver",
             "why_it_happens": "Why it happens", "paper/index": "The paper", "api": "API", "command_line": "Command line", "related_work": "Related work", "benchmarks": "Benchmarks",
             "contributing": "Contributing", "changelog": "Changelog"}
@@ -150,7 +159,7 @@ def listed(pages) -> str:
 def api(modules: list[Notebook]) -> str:
     "A table of the doors, then the rooms behind each, folded."
     doors = [page for page in modules if page.is_door or not page.folder]
-    text = ["# API", "## Start here", "| name | what it is for |\n| --- | --- |\n" + "\n".join(map(start_row, START_HERE)),
+    text = ["# API", "## Start here", "| name | import it from | what it is for |\n| --- | --- | --- |\n" + "\n".join(map(start_row, START_HERE)),
             "## All doors", "The package is a house. What you import stands at its doors; behind a door are rooms, and a room is a "
             "notebook: code, explanation and tests at once. Doors build on one another from top to bottom, and so do rooms. "
             "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them.",
@@ -163,11 +172,10 @@ def api(modules: list[Notebook]) -> str:
     return "\n\n".join([*text, toctree([page.name for page in doors], hidden=True)])
 
 
-def start_row(place: str) -> str:
-    door, name = place.rsplit(".", 1)
-    module = home_of(name, f"{PACKAGE}.{door}")
-    import_line = f"`from {PACKAGE}.{door} import {name}`"
-    return f"| {{py:obj}}`~{module}.{name}` | {first_sentence(module, name)} {import_line} |"
+def start_row(name: str) -> str:
+    door, purpose = START_HERE[name]
+    door = f"{PACKAGE}.{door}"
+    return f"| {{py:obj}}`~{home_of(name, door)}.{name}` | `{door}` | {purpose} |"
 
 
 def api_row(page):
