@@ -44,6 +44,16 @@ def sweep_command(
     """Run all experiments of a file that are not done; stop and start it as often as you like.
 
     Example: neuralode-resnet sweep steps.toml --out runs/steps
+
+    A list stands for one experiment of each of its values, as in this steps.toml:
+
+    ```toml
+    data = "sphere2"
+    train_solver = ["euler@1/2", "euler@1/16", "euler@1/64"]
+    test_methods = ["euler", "rk4"]
+    test_factors = [0.5, 1, 2]
+    seeds = [0, 1, 2, 3, 4]
+    ```
     """
     from neuralode_resnet.experiments import expand, sweeps
     from neuralode_resnet.files import read_toml

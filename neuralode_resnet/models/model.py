@@ -78,6 +78,16 @@ class ODEBlock(nn.Module):
             None  # mask (batch,), members first, of the last solve under `marking_unsolved`
         )
 
+    def extra_repr(self):
+        "Returns what `print(model)` says of a block beside its field: how it is solved and trained."
+        solvers = self.solver if isinstance(self.solver, list) else [self.solver]
+        words = ["solver=" + ", ".join(map(str, solvers)), f"gradient={self.gradient}"]
+        if self.members:
+            words.append(f"members={self.members}")
+        if tuple(self.t_span) != (0.0, 1.0):
+            words.append(f"t_span={tuple(self.t_span)}")
+        return ", ".join(words)
+
     def _read_solvers(self, solver):
         """A list of solvers, one per member.
 
