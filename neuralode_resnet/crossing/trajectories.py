@@ -95,7 +95,7 @@ def _candidates(s, goal=400_000):  # pairs held at a time, about
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #95b0775a
 def _are_opposed(s, a, b, bound):
-    "Whether the ends of `b` lie on different sides of the line of `a` (m,), by more than `bound` of their size."
+    "Whether the ends of `b` lie on both sides of the line of `a` (m,), by more than `bound` of their size."
     ux, uy = (column.take(a) for column in s.unit)
     x, y = (column.take(a) for column in s.start_xy)
 

@@ -117,7 +117,10 @@ def plot_fan(
     ax: Axes | None = None,  # drawn on; a new one if None
     sample: int = 0,  # index in the batch
 ) -> Axes:
-    "Draws Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7). Raises `ValueError` for a fan without rays."
+    """Draws Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7).
+
+    Raises `ValueError` for a fan without rays.
+    """
     if not fan.fronts:
         raise ValueError("this fan kept no rays to draw: make it with substeps=8")
     over_time = fan.path[0, sample].numel() == 1
