@@ -88,7 +88,9 @@ def test_side_is_exact_where_the_determinant_of_plain_floats_is_not_zero():
     assert side(p, q, r).tolist() == [0, 1, -1]
     many = .5 + ulp * np.array([(i, j) for i in range(32) for j in range(32)], float)
     expected = np.sign(many[:, 1] - many[:, 0])
-    assert side(np.full_like(many, 12.), np.full_like(many, 24.), many).tolist() == expected.tolist()
+    near, far = np.full_like(many, 12.), np.full_like(many, 24.)
+    assert side(near, far, many).tolist() == expected.tolist()
+    assert side(many, near, far).tolist() == expected.tolist()  # plain floats get hundreds of these wrong
 
 
 def test_crossings_of_later_portions_belong_to_their_own_segments():
