@@ -93,6 +93,15 @@ def test_side_is_exact_where_the_determinant_of_plain_floats_is_not_zero():
     assert side(many, near, far).tolist() == expected.tolist()  # plain floats get hundreds of these wrong
 
 
+def test_side_does_not_trust_a_determinant_that_is_smaller_than_its_rounding():
+    # plain floats: -5.7e-14, the wrong sign, of points whose side is that of x against y
+    r = np.array([[0.5000000000000059, 0.5000000000000052]])
+    p, q = np.full((1, 2), 24.272004480882924), np.full((1, 2), 14.12723206505558)
+    (a, b), (c, d) = (p - r)[0], (q - r)[0]
+    assert a * d - b * c < 0
+    assert side(r, p, q).item() == 1
+
+
 def test_crossings_of_later_portions_belong_to_their_own_segments():
     # more segments than a portion holds; only the last two trajectories meet
     straight = [[(float(k), 10. + i) for k in range(12)] for i in range(20)]
