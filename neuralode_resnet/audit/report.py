@@ -107,7 +107,7 @@ class AuditReport:
         "Write everything but the samples as JSON, whole or not at all. Raises `FileExistsError`."
         write_text(Path(path), as_json(self), replace=force)
 
-# %% ../../nbs/audit/14_report.ipynb #d0caa116
+# %% ../../nbs/audit/14_report.ipynb #81cfca3d
 def describe_model(
     model,  # a module or another callable
 ) -> str:
@@ -144,7 +144,7 @@ def describe_data(
     labels, more = _shapes_and_bytes(y)
     return f"{inputs}, labels {labels}, SHA-256 {sha256(content + more).hexdigest()[:12]}"
 
-# %% ../../nbs/audit/14_report.ipynb #91f2e365
+# %% ../../nbs/audit/14_report.ipynb #8f2fbe6a
 def _percent(
     share,         # between 0 and 1
     digits=1,      # after the point
@@ -241,7 +241,7 @@ def _open_question(report):
             why = after.lstrip(";:, ").removeprefix("but ")
     return why
 
-# %% ../../nbs/audit/14_report.ipynb #233bda87
+# %% ../../nbs/audit/14_report.ipynb #d6e431de
 def _code(report):
     "The lines of code that use the modified equation, where it explains the model."
     explained = report.verdict == "ResNet" and is_repaired(report.repair, report.settings["tolerance"])
@@ -302,8 +302,6 @@ def _geometry_line(found):
     said.append(f"a step differs from the identity by a Lipschitz constant of at least {found['h_lip']:.2g}")
     if found["refuted"]:
         said.append("it is certainly not one-to-one")
-    elif found["h_lip"] < 1:
-        said.append("below 1 it is one-to-one")
     if found["crossings"] is not None:
         said.append(f"trajectories cross {found['crossings']} times")
     return f"{found['block']}: {'; '.join(said)}"
@@ -468,7 +466,7 @@ def as_markdown(
     parts += _bullets(_about(report))
     return "\n\n".join([*parts, f"*{CAVEAT}*"]) + "\n"
 
-# %% ../../nbs/audit/14_report.ipynb #825a3311
+# %% ../../nbs/audit/14_report.ipynb #266156da
 _STYLE = """
 .audit { line-height: 1.5; max-width: 58rem; }
 .audit .verdict { border-left: 5px solid #8a8f98; font-size: 1.15em; font-weight: 600; }
@@ -485,7 +483,7 @@ _STYLE = """
 .audit dd { margin: 0; }
 .audit pre { background: rgba(128, 128, 128, .14); overflow-x: auto; padding: .6em .8em; }
 .audit .small { font-size: .85em; opacity: .85; }
-.audit svg { height: auto; max-width: 100%; }
+.audit svg { height: auto; max-width: 50rem; width: 100%; }
 @media (max-width: 36rem) { .audit dl { grid-template-columns: 1fr; } .audit dd { margin-bottom: .4em; } }
 """
 _PAGE = """<!DOCTYPE html>
@@ -621,7 +619,7 @@ def _plot_swaps(report, ax):
     title = label_of(report).replace("; equals", ";\nequals")
     ax.set_title(f"{title[:1].upper()}{title[1:]}", loc="left", pad=16, fontweight="bold")
 
-# %% ../../nbs/audit/14_report.ipynb #f060f3d8
+# %% ../../nbs/audit/14_report.ipynb #c21c4345
 def _plot_certainty(report, ax):
     "One bar of all samples: certified, error known, error unknown."
     certified = report.certified.get("share", 0.0)
@@ -710,7 +708,7 @@ def plot_report(
         draw(report, ax)
     return axes
 
-# %% ../../nbs/audit/14_report.ipynb #1c205f68
+# %% ../../nbs/audit/14_report.ipynb #c9586c6c
 _INK = "#010203"  # stands for the colour of the text, and occurs nowhere else
 _RC = {
     "svg.fonttype": "path",
