@@ -301,7 +301,7 @@ def _undecidable(case, found):
 
 def _distributions(case, found):
     "Of values without targets, as samplers have them: how far the two sets are apart, else nothing."
-    own, better = case.own.output, found.reference.output
+    own, better = case.own.output, found.best[-1].output
     finite = (own.isfinite() & better.isfinite()).reshape(len(own), -1).all(1)
     if case.y is not None or case.compare in ("class", "accuracy") or finite.sum() < 20:
         return {}
