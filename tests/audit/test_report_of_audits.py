@@ -111,6 +111,12 @@ def test_targets_of_a_regression_give_errors():
     assert report.distributions == {}, "a regression is no sampler"
 
 
+def test_targets_may_have_one_axis_less_than_the_output():
+    model = Flow(Turn(0.01), Turn(0.01))
+    report = audit(model, POINTS, POINTS[:, 0], compare="value", output=lambda out: out[:, :1])
+    assert report.settings["own"]["rmse"] < 0.1
+
+
 def test_an_absolute_change_is_in_the_unit_of_the_output():
     report = audit(Flow(Turn(0.01), Turn(0.01)), POINTS, compare="value", change=0.1, unit="absolute")
     assert "values change by more than 0.1 under" in headline(report) and label_of(report) == "ODE within 2 %"
