@@ -25,7 +25,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "why_it_happens", "explore", "related_work", "paper/index",
             "paper/figure_1", "api", "solvers/index", "solvers/steps", "training", "adaptation/adapters", "command_line", "cli/main",
             "benchmarks", "contributing", "changelog"]
-pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
 
 def page_of(path):
