@@ -152,13 +152,23 @@ def choose_compare(
     if y is not None and (y == y.round()).all() and out.dim() == 2 and y.dim() == 1 and out.shape[1] > 1:
         return "class"
     shape = " × ".join(map(str, out.shape))
-    choices = ["values, then compare='value' (change=.01 is a hundredth of their size)"]
+    value = "values, or samples of a sampler, then compare='value' (change=.01 is a hundredth of their size)"
+    choices = [value]
     if out.dim() == 2 and out.shape[1] > 1:
         choices.insert(0, f"logits of {out.shape[1]} classes, then compare='class'")
     elif out.dim() < 3:
         choices.append("a single logit, then compare='class', output=lambda z: torch.cat([-z, z], 1)")
         choices.append("log-densities in nats, then compare='value', change=.1, unit='absolute'")
     raise ValueError(f"say what is to be compared; the output is {shape}: {'; '.join(choices)}")
+
+
+def _shape_targets(case, out):
+    "The case with the targets of a regression in the shape of the output: (n,) beside (n, 1)."
+    y = case.y
+    if case.compare != "value" or y is None or not y.is_floating_point():
+        return case
+    fits = y.shape[:1] == out.shape[:1] and y.numel() == out.numel()
+    return replace(case, y=y.reshape(out.shape)) if fits else case
 
 
 def _check_run(case, run):
@@ -185,6 +195,7 @@ def check_case(
     if case.compare is None:
         _check_shape(case, tuple(run.output.shape))
         case = replace(case, compare=choose_compare(run.output, case.y))
+    case = _shape_targets(case, run.output)
     _check_output(case, run.output)
     again = case.target.run(case.x).output
     _check_shapes(run.output, again)
