@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'ADAPTERS', 'RECOMMENDED', 'PAPER', 'check_keys', 'Scheme', 'scheme_from', 'fixed_step_schemes',
-           'tolerance_schemes', 'slug_of', 'named_schemes', 'find_scheme']
+           'tolerance_schemes', 'rk4_schemes', 'slug_of', 'named_schemes', 'find_scheme']
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #a9713851
 import inspect
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from ..adaptation import StepAdapter, ToleranceAdapter
 from ..models import ODEBlock
 from ..solvers import Solver, find_tableau
-from .controllers import RandomDepth, ToleranceController, ValidityController
+from neuralode_resnet.valid_training.controllers import (
+    MirroredError, RandomDepth, ToleranceController, ValidityController,
+)
 from neuralode_resnet.valid_training.rivals import (
     CoarseToFine, RandomEnd, RandomMethod, RandomTolerance, SolverPenalty,
 )
@@ -41,6 +43,7 @@ def check_keys(
 # %% ../../nbs/valid_training/03_schemes.ipynb #cb95c123
 DRAWS = {  # kind -> what draws
     "depth": RandomDepth,
+    "mirror": MirroredError,
     "method": RandomMethod,
     "tolerance": RandomTolerance,
     "end": RandomEnd,
@@ -54,7 +57,9 @@ ADAPTERS = {  # kind -> what adapts
     "tolerance_controller": ToleranceController,
 }
 _FROM_TRAINING = {"self", "model", "depth", "iterations"}  # arguments that the training fills in
-_WHOLE_NUMBERS = {"seed", "first", "last", "check_every", "max_steps"}  # and the range of a depth
+_WHOLE_NUMBERS = {  # and the range of a depth
+    "seed", "first", "last", "n_steps", "check_every", "max_steps", "min_steps",
+}
 
 
 def _arguments_of(kind):
@@ -114,8 +119,8 @@ def _check_table(what, table, kinds):
     return dict(table) if older else complete
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #2ebdac07
-_NEEDS_STEPS = ("depth", "end", "coarse_to_fine")  # draws that need a number of steps
-_SETS_SOLVER = ("method", "tolerance", "coarse_to_fine")  # draws that leave nothing to adapt
+_NEEDS_STEPS = ("depth", "mirror", "end", "coarse_to_fine")  # draws that need a number of steps
+_SETS_SOLVER = ("mirror", "method", "tolerance", "coarse_to_fine")  # draws that leave nothing to adapt
 
 
 def _check_draw(solver, draw):
@@ -285,6 +290,27 @@ def tolerance_schemes() -> list:
         ]
     return schemes
 
+# %% ../../nbs/valid_training/03_schemes.ipynb #aa87322f
+def rk4_schemes(
+    k: int = 16,  # evaluations of a solve in the mean, a multiple of 8
+) -> list:
+    """The five schemes with rk4 that `paper/beyond` compares, the winner among them.
+    Raises `ValueError` for other `k`."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 8 or k % 8:
+        raise ValueError(f"k must be a multiple of 8, two steps of rk4, got {k!r}")
+    solver = f"rk4@1/{k // 4}"
+    depth = {"kind": "depth", "low": k // 8, "high": k // 2, "log": True}
+    mirror = {"kind": "mirror", "n_steps": k // 8}
+    paper = {"kind": "step", "test_solver": "dopri5", "min_steps": k // 4}
+    controller = {"kind": "validity", "test_solver": "dopri5", "target": .01}
+    return [
+        Scheme(solver, name="rk4, fixed"),
+        Scheme(solver, depth, name="rk4, random depth"),
+        Scheme(solver, mirror, name="rk4, mirrored error"),
+        Scheme(solver, None, paper, name="rk4, the paper's adaptation"),
+        Scheme(solver, depth, controller, name="rk4, controller and depth"),
+    ]
+
 # %% ../../nbs/valid_training/03_schemes.ipynb #77f755c7
 def slug_of(
     name: str,  # of a scheme: "midpoint, random depth"
@@ -298,15 +324,16 @@ def slug_of(
 def named_schemes(
     k: int = 16,  # evaluations of a solve in the schemes with fixed steps, a multiple of 4
 ) -> dict:
-    """All schemes by the form of their names that a command line takes: recommended, paper, and 26 of
-    `paper/beyond`."""
+    """All schemes by the form of their names that a command line takes: recommended, paper, and 31 of
+    `paper/beyond`; those with rk4 take the multiple of 8 below `k`."""
     schemes = fixed_step_schemes(k)
     by_name = {scheme.name: scheme for scheme in schemes}
     first = {
         "recommended": replace(by_name["midpoint, controller and depth, 1 %"], name="recommended"),
         "paper": replace(by_name["the paper's adaptation"], name="paper"),
     }
-    return first | {slug_of(scheme.name): scheme for scheme in [*schemes, *tolerance_schemes()]}
+    more = rk4_schemes(max(8, k - k % 8))
+    return first | {slug_of(scheme.name): scheme for scheme in [*schemes, *more, *tolerance_schemes()]}
 
 
 RECOMMENDED = named_schemes()["recommended"]
