@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARY', 'DATA_SEEDS', 'SYNTHETIC', 'Protocol', 'protocol_for', 'find_valid_nfe', 'judge_training', 'train_scheme',
-           'measure_scheme', 'compare', 'Block', 'plan_beyond', 'reproduce_beyond']
+           'measure_scheme', 'compare', 'Block', 'plan_beyond', 'reproduce_beyond', 'pair_seeds', 'bootstrap_mean',
+           'exchange_signs', 'correct_holm', 'judge_primary']
 
 # %% ../../nbs/experiments/09_protocol.ipynb #7d11e1eb
 import math
@@ -12,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -272,3 +274,73 @@ def reproduce_beyond(
         chosen = [scheme for scheme in schemes if scheme.name == block.training]
         compare(protocol, chosen, path, block.seeds)
     return pd.read_csv(path, dtype=dict.fromkeys(_FACTS, str))
+
+# %% ../../nbs/experiments/09_protocol.ipynb #f936e59c
+def pair_seeds(
+    rows: pd.DataFrame,     # as `reproduce_beyond` returns them
+    ours: str = PRIMARY[0],   # name of a scheme
+    rival: str = PRIMARY[1],  # name of another
+    column: str = "flips",    # what is compared
+) -> pd.DataFrame:
+    "Returns ours, rival and difference per data, data_seed and seed, where both were measured."
+    both = rows[rows.training.isin([ours, rival])]
+    pairs = both.pivot(index=["data", "data_seed", "seed"], columns="training", values=column).dropna()
+    pairs = pairs[[ours, rival]].set_axis(["ours", "rival"], axis=1)
+    return pairs.assign(difference=pairs.rival - pairs.ours)
+
+
+def bootstrap_mean(
+    values: pd.Series,  # one per seed, with the level data_seed in its index
+    n: int = 10_000,    # times that seeds are drawn anew
+    seed: int = 0,      # of the draws
+) -> tuple:
+    "Returns the 95 % interval of the mean, from seeds drawn anew within each draw of the data."
+    generator = np.random.default_rng(seed)
+    sums = np.zeros(n)
+    for _, of_draw in values.groupby(level="data_seed"):
+        found = of_draw.to_numpy()
+        sums += found[generator.integers(len(found), size=(n, len(found)))].sum(1)
+    low, high = np.quantile(sums / len(values), [.025, .975])
+    return low, high
+
+
+def exchange_signs(
+    values: pd.Series,  # differences
+    n: int = 10_000,    # times that their signs are drawn
+    seed: int = 0,      # of the draws
+) -> float:
+    "Returns how often differences with signs drawn at random have a mean as far from zero, both sides."
+    generator = np.random.default_rng(seed)
+    found = values.to_numpy()
+    signs = generator.choice([-1., 1.], size=(n, len(found)))
+    means = np.abs(signs @ found)
+    return (1 + (means >= abs(found.sum()) - 1e-12).sum()) / (1 + n)
+
+
+def correct_holm(
+    p_values: dict,  # by name
+) -> dict:
+    "Returns the p-values after Holm's correction, by name."
+    corrected = {}
+    largest = 0.
+    for i, name in enumerate(sorted(p_values, key=p_values.get)):
+        largest = max(largest, min(1., (len(p_values) - i) * p_values[name]))
+        corrected[name] = largest
+    return corrected
+
+
+def judge_primary(
+    rows: pd.DataFrame,     # as `reproduce_beyond` returns them
+    column: str = "flips",  # what is compared
+) -> pd.DataFrame:
+    "Returns one row per data set: draws, pairs, means, difference with its interval, and Holm's p."
+    found = {}
+    for name, pairs in pair_seeds(rows, column=column).groupby("data"):
+        low, high = bootstrap_mean(pairs.difference)
+        found[name] = dict(
+            draws=pairs.index.get_level_values("data_seed").nunique(), pairs=len(pairs),
+            ours=pairs.ours.mean(), rival=pairs.rival.mean(), difference=pairs.difference.mean(),
+            low=low, high=high, p=exchange_signs(pairs.difference),
+        )
+    corrected = correct_holm({name: row["p"] for name, row in found.items()})
+    return pd.DataFrame(found).T.assign(p_holm=corrected)

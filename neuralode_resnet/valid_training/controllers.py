@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BAND', 'SMOOTHING', 'INTEGRAL', 'PROPORTIONAL', 'MOST_FINER', 'MOST_COARSER', 'RandomSolver', 'RandomDepth',
-           'MirroredError', 'decide_change', 'ValidityController', 'ToleranceController']
+           'solve_finer', 'losses_of', 'MirroredError', 'decide_change', 'ValidityController', 'ToleranceController']
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #f6c55d3f
 import math
@@ -136,6 +136,31 @@ class RandomDepth(RandomSolver):
         return Solver(own.method, length / self.draw(i))
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #0dec26fe
+def solve_finer(
+    run,               # the training, with the batch of this iteration
+    factor: float = 2, # by which the solvers are refined
+) -> Tensor:
+    "Returns the logits of the batch under finer solvers, and adds their evaluations to those of the run."
+    block = run.model.block
+    own = run.nfe
+    with swapped(run.model, [solver.refined(factor) for solver in block.solvers]):
+        finer = run.model(run.x)
+    if isinstance(own, list):
+        run.nfe = [coarse + fine for coarse, fine in zip(own, block.nfe)]
+    else:
+        run.nfe = own + block.nfe
+    return finer
+
+
+def losses_of(
+    run,             # the training, with the labels of this iteration
+    logits: Tensor,  # (batch, n_classes), members first
+) -> Tensor:
+    "Returns the mean cross-entropy of these logits, one number per member."
+    by_sample = cross_entropy(logits.flatten(0, -2), run.y.flatten(), reduction="none")
+    return by_sample.view(run.y.shape).mean(-1)
+
+
 class MirroredError:
     """Trains with the error of a coarse solve, and as often with the same error of opposite sign.
 
@@ -187,18 +212,10 @@ class MirroredError:
         the finer solve to those of the run; zeros where nothing is mirrored."""
         if not self.is_mirrored:
             return torch.zeros_like(run.losses)
-        block = run.model.block
-        order = block.solvers[0].tableau.order
-        own = run.nfe
-        with swapped(run.model, [solver.refined(2) for solver in block.solvers]):
-            finer = run.model(run.x)
-        if isinstance(own, list):
-            run.nfe = [coarse + fine for coarse, fine in zip(own, block.nfe)]
-        else:
-            run.nfe = own + block.nfe
+        order = run.model.block.solvers[0].tableau.order
+        finer = solve_finer(run)
         mirrored = run.logits + 2 / (1 - 2**-order) * (finer - run.logits)
-        by_sample = cross_entropy(mirrored.flatten(0, -2), run.y.flatten(), reduction="none")
-        return by_sample.view(run.y.shape).mean(-1) - run.losses
+        return losses_of(run, mirrored) - run.losses
 
     def __call__(
         self,
