@@ -449,8 +449,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` (paper, §4), and return the history, one row per iteration and member.
 
-    Recommended: `midpoint`, and a `RandomDepth` as `steps` whose range a `ValidityController` in `callbacks`
-    sets: few flips at low cost (page `paper/beyond`).
+    Recommended: `rk4`, and a `MirroredError(2)` as `steps`, which is what `RECOMMENDED.train` of
+    `valid_training` does: few flips at low cost (page `paper/beyond`).
     Raises `ValueError` before the first iteration for what does not fit, `CheckpointError` for a file of
     another run, `TrainingError` where the training cannot go on, and `Terminated` on SIGTERM. Whatever
     ends the training, the model keeps its mode, and a solver drawn for one iteration is taken back.

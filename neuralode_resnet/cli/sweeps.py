@@ -111,7 +111,7 @@ def collect_command(
 # %% ../../nbs/cli/03_sweeps.ipynb #68260fab
 _TARGETS = ("figure-4, supplement-fixed-step, supplement-adaptive, supplement-adjoint, figure-4-images, "
             "table-1-images")
-_TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts.")]
+_TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts; or beyond.")]
 _ReproductionOption = Annotated[
     Path, typer.Option(help="Folder for CSV files, and for the runs in OUT/runs."),
 ]
@@ -122,6 +122,17 @@ _ImagesOption = Annotated[
     Optional[Path], typer.Option(help="Folder of the images, for the targets on images."),
 ]
 _GridPrecisionOption = Annotated[Optional[str], typer.Option(help="Of image fields: fp32, tf32 or bf16.")]
+
+
+def _reproduce_beyond(out, quick):
+    "The comparison of the page `paper/beyond`, written to one CSV file."
+    from neuralode_resnet.experiments.protocol import reproduce_beyond
+
+    path = Path(out, "beyond_primary_quick.csv" if quick else "beyond_primary.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with telling_how_to_go_on("the same command goes on"):
+        reproduce_beyond(path, 100 if quick else 10_000)
+    print("Written:", path)
 
 
 def reproduce_command(
@@ -138,6 +149,9 @@ def reproduce_command(
 
     Example: neuralode-resnet reproduce figure-4 --quick --out runs/quick
     """
+    if target == "beyond":
+        _reproduce_beyond(out, quick)
+        return
     from neuralode_resnet.experiments import reproductions
 
     given = {"root": root, "precision": precision}
