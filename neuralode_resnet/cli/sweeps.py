@@ -126,7 +126,7 @@ def _reproduce_zoo(out, quick, root, jobs, refused):
     from neuralode_resnet.zoo.census import reproduce_zoo
 
     if root is not None and not (root / "MNIST" / "raw").is_dir():
-        raise ValueError(f"{root} holds no MNIST/raw: name the folder that holds it with --root, or leave it out")
+        raise ValueError(f"{root} holds no MNIST/raw: name the folder that holds it with --root, or none")
     with telling_how_to_go_on("the same command goes on"):
         failed = reproduce_zoo(out, quick, root, jobs or os.cpu_count())
     _report(failed)

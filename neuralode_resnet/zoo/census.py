@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'SEEDS', 'write_rows', 'reproduce_zoo']
 
-# %% ../../nbs/zoo/30_census.ipynb #a72d7cd1
+# %% ../../nbs/zoo/30_census.ipynb #09284a70
 from pathlib import Path
 
 import pandas as pd
@@ -14,24 +14,44 @@ from joblib import Parallel, delayed
 
 from ..files import write_text
 from .augmented import AUGMENTED
+from .depth_weights import DEPTH_WEIGHTS
+from .distilled import DISTILLED
 from .families import Family
+from .flow_images import FLOW_IMAGES
 from .flow_matching import FLOW_MATCHING
+from .graph_diffusion import GRAPH_DIFFUSION
+from .hamiltonian import HAMILTONIAN
+from .latent_ode import LATENT_ODE
 from .learnt_dynamics import LEARNT_DYNAMICS
+from .mnist_odenet import MNIST_ODENET
+from .neural_cde import NEURAL_CDE
 from .planar_cnf import PLANAR_CNF
+from .regularised_cnf import REGULARISED_CNF
 from .rows import make_row
+from .score_model import SCORE_MODEL
 from .tied_resnet import TIED_RESNET
 
-# %% ../../nbs/zoo/30_census.ipynb #b6580993
+# %% ../../nbs/zoo/30_census.ipynb #e8870e28
 FAMILIES = (
+    *MNIST_ODENET,
     *AUGMENTED,
+    *DEPTH_WEIGHTS,
     *TIED_RESNET,
+    *NEURAL_CDE,
+    *GRAPH_DIFFUSION,
     *PLANAR_CNF,
+    *REGULARISED_CNF,
     *FLOW_MATCHING,
+    *FLOW_IMAGES,
+    *SCORE_MODEL,
+    *DISTILLED,
+    *LATENT_ODE,
     *LEARNT_DYNAMICS,
+    *HAMILTONIAN,
 )
 SEEDS = (0, 1, 2)
 
-# %% ../../nbs/zoo/30_census.ipynb #80ca10d0
+# %% ../../nbs/zoo/30_census.ipynb #81501568
 def _one_row(family, seed, folder, quick, root):
     "The row, or the reason why there is none."
     torch.set_num_threads(1)

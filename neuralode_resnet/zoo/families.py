@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Task', 'Family', 'train_task', 'rehearse_family', 'share_right', 'root_mean_square']
 
-# %% ../../nbs/zoo/02_families.ipynb #3eea0bee
+# %% ../../nbs/zoo/02_families.ipynb #8546bc11
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/zoo/02_families.ipynb #3b2be366
+# %% ../../nbs/zoo/02_families.ipynb #f4512cf7
 @dataclass
 class Task:
     "A model to train and to audit."
@@ -49,7 +49,7 @@ class Family:
         "Is the solver in the training loss?"
         return self.gradient != "none"
 
-# %% ../../nbs/zoo/02_families.ipynb #3a148829
+# %% ../../nbs/zoo/02_families.ipynb #8418bbb0
 def train_task(
     task: Task,            # of a family; its model is trained in place
     iterations: int,       # steps of Adam
@@ -77,7 +77,7 @@ def train_task(
     task.model.eval()
     return losses
 
-# %% ../../nbs/zoo/02_families.ipynb #589c0672
+# %% ../../nbs/zoo/02_families.ipynb #4a9414a7
 def rehearse_family(
     family: Family,    # to be tried
     n: int = 20,       # samples
@@ -94,7 +94,7 @@ def rehearse_family(
     with torch.no_grad():
         return task.model(*(task.x if isinstance(task.x, tuple) else (task.x,)))
 
-# %% ../../nbs/zoo/02_families.ipynb #bbbbf5af
+# %% ../../nbs/zoo/02_families.ipynb #c9334e79
 def share_right(
     output: Tensor,  # logits (n, classes)
     y: Tensor,       # labels (n,)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEARNT_DYNAMICS']
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #8d2bc726
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #48f0033b
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torchdiffeq import odeint
 from .families import Family, Task, root_mean_square
 from .pieces import AutonomousField, Solved, fixed_solver
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #09e8c76b
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #1fb6a09a
 def _pendulum(t, z):
     q, p = z.unbind(-1)
     return torch.stack([p, -q.sin()], -1)
@@ -75,7 +75,7 @@ class _Leapfrog(nn.Module):
                 states.append(torch.cat([q, p], 1))
         return torch.stack(states, 1)
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #4d0be0b7
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #9d1c6363
 _STEPS = 20
 
 

@@ -6,14 +6,15 @@
 __all__ = ['TOYS', 'SmoothField', 'AutonomousField', 'fixed_solver', 'adaptive_solver', 'make_finer', 'Solved', 'draw_toy',
            'energy_distance']
 
-# %% ../../nbs/zoo/01_pieces.ipynb #b4eef96b
+# %% ../../nbs/zoo/01_pieces.ipynb #d4fd1e08
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
-# %% ../../nbs/zoo/01_pieces.ipynb #b246dd46
+# %% ../../nbs/zoo/01_pieces.ipynb #1e0f0922
 class SmoothField(nn.Module):
     "A field f(t, z) of two hidden layers of tanh."
 
@@ -55,7 +56,7 @@ class SmoothField(nn.Module):
         divergence = (((1 - two ** 2) @ weights) * (1 - one ** 2)).sum(-1)
         return self.third(two), divergence
 
-# %% ../../nbs/zoo/01_pieces.ipynb #4bfdcb6d
+# %% ../../nbs/zoo/01_pieces.ipynb #d99136d1
 class AutonomousField(nn.Module):
     "A field f(z) of two hidden layers, called as f(t, z)."
 
@@ -78,7 +79,7 @@ class AutonomousField(nn.Module):
         "The values (n, dim)."
         return self.net(z)
 
-# %% ../../nbs/zoo/01_pieces.ipynb #534e362c
+# %% ../../nbs/zoo/01_pieces.ipynb #9f7a6cb7
 def fixed_solver(
     method: str,       # as torchdiffeq names it
     step_size: float,  # in time
@@ -127,12 +128,14 @@ class Solved(nn.Module):
         self,
         z,          # states (n, dim), or a tuple of such
         t: Tensor,  # output times
+        **given,    # further arguments of the field; only without the adjoint
     ):
         "The states at all times, (times, n, dim)."
         solve = odeint_adjoint if self.adjoint and torch.is_grad_enabled() else odeint
-        return solve(self.field, z, t, **self.solver)
+        field = partial(self.field, **given) if given else self.field
+        return solve(field, z, t, **self.solver)
 
-# %% ../../nbs/zoo/01_pieces.ipynb #485444d6
+# %% ../../nbs/zoo/01_pieces.ipynb #2f1d87c4
 def _moons(n, generator):
     angle = math.pi * torch.rand(n, generator=generator)
     y = torch.randint(2, (n,), generator=generator)
@@ -181,7 +184,7 @@ def draw_toy(
     "Points (n, 2) in the plane, and the part (n,) of the figure that each belongs to."
     return TOYS[name](n, generator)
 
-# %% ../../nbs/zoo/01_pieces.ipynb #2de3f416
+# %% ../../nbs/zoo/01_pieces.ipynb #089e64c1
 def energy_distance(
     a: Tensor,  # samples (n, dim)
     b: Tensor,  # samples (m, dim)

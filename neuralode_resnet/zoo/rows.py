@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUICK', 'solve_finer', 'count_evaluations', 'count_needed', 'judge_task', 'name_folder', 'make_row']
 
-# %% ../../nbs/zoo/03_rows.ipynb #9799244c
+# %% ../../nbs/zoo/03_rows.ipynb #3772beff
 import copy
 import hashlib
 import json
@@ -26,7 +26,7 @@ from ..files import read_json, read_tensors, write_tensors, write_text
 from .families import Family, Task, train_task
 from .pieces import Solved, make_finer
 
-# %% ../../nbs/zoo/03_rows.ipynb #31488374
+# %% ../../nbs/zoo/03_rows.ipynb #bf9375b4
 def _widened(x):
     "`x` with its floating-point tensors in float64."
     if isinstance(x, tuple):
@@ -49,7 +49,7 @@ def solve_finer(
     with torch.no_grad():
         return finer(*arguments, **more)
 
-# %% ../../nbs/zoo/03_rows.ipynb #4052b57d
+# %% ../../nbs/zoo/03_rows.ipynb #4fb45f15
 def _count_calls(model, call):
     "What `call` returns, and how often the model's field was evaluated."
     counted = []
@@ -93,7 +93,7 @@ def count_needed(
             return run.nfe or calls
     return math.inf
 
-# %% ../../nbs/zoo/03_rows.ipynb #fa4afc0b
+# %% ../../nbs/zoo/03_rows.ipynb #c1c45da8
 def _fingerprint(model):
     "Changes with any parameter, buffer, mode or solver of a model."
     digest = hashlib.sha256()
@@ -164,7 +164,7 @@ def judge_task(
         row["median_change"] = moved.median().item()
     return report, row
 
-# %% ../../nbs/zoo/03_rows.ipynb #c11bd2b9
+# %% ../../nbs/zoo/03_rows.ipynb #217e9953
 QUICK = 20  # a quick run does a twentieth of the iterations
 
 
@@ -202,13 +202,13 @@ def make_row(
     family: Family,       # what is trained and audited
     seed: int,            # of weights, batches and data
     folder: Path,         # where weights, reports and rows are kept
-    quick: bool = False,  # a twentieth of the iterations, 200 samples?
+    quick: bool = False,  # a twentieth of the iterations, a fifth of the samples?
     root: Path = None,    # folder of MNIST, for a family that needs it
     cure: Callable = None,  # cure(task) returns `around` of `train_task`; its result goes to columns cured_…
 ) -> dict:
     "The row of one family and one seed, made now or read from `folder`."
     iterations = max(10, family.iterations // QUICK) if quick else family.iterations
-    n = min(200, family.n) if quick else family.n
+    n = min(200, max(30, family.n // 5)) if quick else family.n
     settings = _settings_of(family, seed, iterations, n)
     place = Path(folder, name_folder(family.name), f"seed{seed}")
     kept = place / "row.json"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'summarise_rows', 'format_rows', 'read_rows', 'plot_zoo']
 
-# %% ../../nbs/zoo/04_table.ipynb #0cf802e3
+# %% ../../nbs/zoo/04_table.ipynb #fe5af8b8
 import math
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-# %% ../../nbs/zoo/04_table.ipynb #ed6dda4e
+# %% ../../nbs/zoo/04_table.ipynb #6f0f3822
 VERDICTS = ("ODE", "undecided", "ResNet")
 
 
@@ -62,7 +62,7 @@ def summarise_rows(
     summaries = [_summarise_family(rows[rows["name"] == name]) for name in names]
     return pd.DataFrame(summaries, index=pd.Index(names, name="family"))
 
-# %% ../../nbs/zoo/04_table.ipynb #38a2caed
+# %% ../../nbs/zoo/04_table.ipynb #f146a893
 def _percent(share):
     if 0 < share < .01:
         return f"{100 * share:.1f}"
@@ -115,7 +115,7 @@ def read_rows(
         raise ValueError(f"{file} has no rows of {page}; it has {', '.join(rows.page.unique())}")
     return found
 
-# %% ../../nbs/zoo/04_table.ipynb #4612523b
+# %% ../../nbs/zoo/04_table.ipynb #d5a5de9e
 _COLORS = {"ODE": "#14407f", "undecided": "#7f7f7f", "ResNet": "#b03a5b"}
 
 
