@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOW_IMAGES']
 
-# %% ../../nbs/zoo/19_flow_images.ipynb #d404afd1
+# %% ../../nbs/zoo/19_flow_images.ipynb #cfbd073c
 from functools import partial
 
 import torch
@@ -15,11 +15,11 @@ from ..datasets import load
 from .families import Family, Task
 from .pieces import Solved, energy_distance, fixed_solver
 
-# %% ../../nbs/zoo/19_flow_images.ipynb #29cabab7
+# %% ../../nbs/zoo/19_flow_images.ipynb #70946c91
 class _ImageField(nn.Module):
     "A small U: 28, 14 and 7 pixels wide; time enters every level."
 
-    def __init__(self, channels=16):
+    def __init__(self, channels=8):
         super().__init__()
         c = channels
         self.time = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 7 * c))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEARNT_DYNAMICS']
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #48f0033b
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #8e4289a9
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torchdiffeq import odeint
 from .families import Family, Task, root_mean_square
 from .pieces import AutonomousField, Solved, fixed_solver
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #1fb6a09a
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #d39b6f38
 def _pendulum(t, z):
     q, p = z.unbind(-1)
     return torch.stack([p, -q.sin()], -1)
@@ -75,7 +75,7 @@ class _Leapfrog(nn.Module):
                 states.append(torch.cat([q, p], 1))
         return torch.stack(states, 1)
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #9d1c6363
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #ff661af7
 _STEPS = 20
 
 

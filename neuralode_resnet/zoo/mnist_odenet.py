@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MNIST_ODENET']
 
-# %% ../../nbs/zoo/11_mnist_odenet.ipynb #433f31ca
+# %% ../../nbs/zoo/11_mnist_odenet.ipynb #eab26cbc
 from functools import partial
 
 import torch
@@ -15,13 +15,13 @@ from ..datasets import load
 from .families import Family, Task, share_right
 from .pieces import Solved, adaptive_solver, fixed_solver
 
-# %% ../../nbs/zoo/11_mnist_odenet.ipynb #c37a40b1
+# %% ../../nbs/zoo/11_mnist_odenet.ipynb #d04598cd
 class _ConvField(nn.Module):
     "Norm, ReLU, convolution, twice; time is a channel of its own."
 
     def __init__(self, channels):
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(min(32, channels), channels) for _ in range(3))
+        self.norms = nn.ModuleList(nn.GroupNorm(channels // 2, channels) for _ in range(3))
         self.convs = nn.ModuleList(nn.Conv2d(channels + 1, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, t, z):
@@ -36,7 +36,7 @@ class _ODENet(Solved):
 
     def __init__(self, solver, channels=16):
         super().__init__(_ConvField(channels), solver)
-        groups = min(32, channels)
+        groups = channels // 2
         self.before = nn.Sequential(
             nn.Conv2d(1, channels, 3),
             nn.GroupNorm(groups, channels),
