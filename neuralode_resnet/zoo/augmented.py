@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUGMENTED']
 
-# %% ../../nbs/zoo/08_augmented.ipynb #77128ff0
+# %% ../../nbs/zoo/08_augmented.ipynb #40095990
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .families import Family, Task, share_right
 from .pieces import AutonomousField, Solved, adaptive_solver, draw_toy, fixed_solver
 
-# %% ../../nbs/zoo/08_augmented.ipynb #d685afb5
+# %% ../../nbs/zoo/08_augmented.ipynb #f50d8392
 class _Classifier(Solved):
     "Logits (n, 2) of points (n, 2), augmented by zeros."
 

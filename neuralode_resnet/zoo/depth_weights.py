@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEPTH_WEIGHTS']
 
-# %% ../../nbs/zoo/10_depth_weights.ipynb #99a8528f
+# %% ../../nbs/zoo/10_depth_weights.ipynb #d5c0d6f5
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .families import Family, Task, share_right
 from .pieces import Solved, adaptive_solver, draw_toy
 
-# %% ../../nbs/zoo/10_depth_weights.ipynb #2357d1b3
+# %% ../../nbs/zoo/10_depth_weights.ipynb #3c2fba2c
 def _legendre(t, n):
     "The first n Legendre polynomials on [0, 1] at time t."
     x = 2 * torch.as_tensor(t) - 1

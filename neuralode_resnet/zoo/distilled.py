@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DISTILLED']
 
-# %% ../../nbs/zoo/17_distilled.ipynb #523af7ad
+# %% ../../nbs/zoo/17_distilled.ipynb #e8ca545c
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from .families import Family, Task, train_task
 from .flow_matching import FLOW_MATCHING
 from .pieces import SmoothField, Solved, draw_toy, energy_distance, fixed_solver
 
-# %% ../../nbs/zoo/17_distilled.ipynb #e51e233b
+# %% ../../nbs/zoo/17_distilled.ipynb #916f39db
 class _Student(Solved):
     "Samples (n, 2) from noise (n, 2)."
 

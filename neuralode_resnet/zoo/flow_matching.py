@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOW_MATCHING']
 
-# %% ../../nbs/zoo/07_flow_matching.ipynb #7fb6faee
+# %% ../../nbs/zoo/07_flow_matching.ipynb #7307578e
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from .families import Family, Task
 from .pieces import SmoothField, Solved, draw_toy, energy_distance, fixed_solver
 
-# %% ../../nbs/zoo/07_flow_matching.ipynb #640f1769
+# %% ../../nbs/zoo/07_flow_matching.ipynb #4e60377d
 class _Sampler(Solved):
     "Samples (n, 2) from noise (n, 2)."
 

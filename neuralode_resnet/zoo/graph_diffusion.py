@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRAPH_DIFFUSION']
 
-# %% ../../nbs/zoo/15_graph_diffusion.ipynb #53055b32
+# %% ../../nbs/zoo/15_graph_diffusion.ipynb #a9fd79ae
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from .families import Family, Task, share_right
 from .pieces import Solved, adaptive_solver, fixed_solver
 
-# %% ../../nbs/zoo/15_graph_diffusion.ipynb #5cbec283
+# %% ../../nbs/zoo/15_graph_diffusion.ipynb #f651ce90
 _FRIENDS = (  # Zachary 1977, figure 1; neighbours with larger numbers
     (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 17, 19, 21, 31), (2, 3, 7, 13, 17, 19, 21, 30),
     (3, 7, 8, 9, 13, 27, 28, 32), (7, 12, 13), (6, 10), (6, 10, 16), (16,), (), (30, 32, 33), (33,),
@@ -46,7 +46,7 @@ def _digits(n, seed):
     near = torch.from_numpy(kneighbors_graph(x.numpy(), min(8, n - 1)).toarray()) > 0
     return x, near | near.T, torch.from_numpy(data.target)[chosen], torch.arange(max(n // 10, 1))
 
-# %% ../../nbs/zoo/15_graph_diffusion.ipynb #566cc5ae
+# %% ../../nbs/zoo/15_graph_diffusion.ipynb #87d79466
 class _Diffusion(nn.Module):
     "The field (A - I) X, for the attention A."
 

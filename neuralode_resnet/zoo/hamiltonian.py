@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HAMILTONIAN']
 
-# %% ../../nbs/zoo/18_hamiltonian.ipynb #29879859
+# %% ../../nbs/zoo/18_hamiltonian.ipynb #90f60286
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torchdiffeq import odeint
 from .families import Family, Task, root_mean_square
 from .pieces import AutonomousField, Solved, adaptive_solver, fixed_solver
 
-# %% ../../nbs/zoo/18_hamiltonian.ipynb #1c66f6e4
+# %% ../../nbs/zoo/18_hamiltonian.ipynb #d0a9e435
 def _pendulum(t, z):
     q, p = z.unbind(-1)
     return torch.stack([p, -q.sin()], -1)

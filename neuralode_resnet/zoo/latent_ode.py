@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATENT_ODE']
 
-# %% ../../nbs/zoo/13_latent_ode.ipynb #9791d6f5
+# %% ../../nbs/zoo/13_latent_ode.ipynb #f122c11d
 import math
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import nn
 from .families import Family, Task, root_mean_square
 from .pieces import AutonomousField, Solved, adaptive_solver
 
-# %% ../../nbs/zoo/13_latent_ode.ipynb #921e787e
+# %% ../../nbs/zoo/13_latent_ode.ipynb #51fdfe5d
 class _LatentODE(nn.Module):
     "Series (n, 40) from observations (n, times, 2) of it, each with its time; mean of the posterior."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEARNT_DYNAMICS']
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #8e4289a9
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #b84c42d3
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torchdiffeq import odeint
 from .families import Family, Task, root_mean_square
 from .pieces import AutonomousField, Solved, fixed_solver
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #d39b6f38
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #57b640f6
 def _pendulum(t, z):
     q, p = z.unbind(-1)
     return torch.stack([p, -q.sin()], -1)
@@ -75,7 +75,7 @@ class _Leapfrog(nn.Module):
                 states.append(torch.cat([q, p], 1))
         return torch.stack(states, 1)
 
-# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #ff661af7
+# %% ../../nbs/zoo/06_learnt_dynamics.ipynb #0a7d1a8a
 _STEPS = 20
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MNIST_ODENET']
 
-# %% ../../nbs/zoo/11_mnist_odenet.ipynb #eab26cbc
+# %% ../../nbs/zoo/11_mnist_odenet.ipynb #fd550a04
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from ..datasets import load
 from .families import Family, Task, share_right
 from .pieces import Solved, adaptive_solver, fixed_solver
 
-# %% ../../nbs/zoo/11_mnist_odenet.ipynb #d04598cd
+# %% ../../nbs/zoo/11_mnist_odenet.ipynb #d1d65714
 class _ConvField(nn.Module):
     "Norm, ReLU, convolution, twice; time is a channel of its own."
 

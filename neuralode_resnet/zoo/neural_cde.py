@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEURAL_CDE']
 
-# %% ../../nbs/zoo/12_neural_cde.ipynb #f338dcb7
+# %% ../../nbs/zoo/12_neural_cde.ipynb #0a4d1339
 import math
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import nn
 from .families import Family, Task, share_right
 from .pieces import AutonomousField, Solved, fixed_solver
 
-# %% ../../nbs/zoo/12_neural_cde.ipynb #c932e9da
+# %% ../../nbs/zoo/12_neural_cde.ipynb #ebe10f5a
 class _Controlled(nn.Module):
     "The field f(z) X'(t), of observations x (n, times, channels)."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANAR_CNF']
 
-# %% ../../nbs/zoo/05_planar_cnf.ipynb #1f01e4d4
+# %% ../../nbs/zoo/05_planar_cnf.ipynb #7a76b675
 import math
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import nn
 from .families import Family, Task
 from .pieces import SmoothField, Solved, adaptive_solver, draw_toy, fixed_solver
 
-# %% ../../nbs/zoo/05_planar_cnf.ipynb #23cf696d
+# %% ../../nbs/zoo/05_planar_cnf.ipynb #9ee553fa
 class _WithDivergence(nn.Module):
     "The field of the pair of a state and its integrated divergence."
 

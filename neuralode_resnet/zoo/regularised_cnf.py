@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REGULARISED_CNF']
 
-# %% ../../nbs/zoo/14_regularised_cnf.ipynb #88fb9342
+# %% ../../nbs/zoo/14_regularised_cnf.ipynb #e08d0097
 import math
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch import nn
 from .families import Family, Task
 from .pieces import SmoothField, Solved, draw_toy, fixed_solver
 
-# %% ../../nbs/zoo/14_regularised_cnf.ipynb #281da42f
+# %% ../../nbs/zoo/14_regularised_cnf.ipynb #7e537786
 class _Penalised(nn.Module):
     "The field of a state, its divergence, and both penalties; `noise` estimates the second."
 

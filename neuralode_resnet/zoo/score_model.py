@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCORE_MODEL']
 
-# %% ../../nbs/zoo/16_score_model.ipynb #5ee14772
+# %% ../../nbs/zoo/16_score_model.ipynb #8bcd1ccc
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from neuralode_resnet.zoo.pieces import (
     SmoothField, Solved, adaptive_solver, draw_toy, energy_distance, fixed_solver,
 )
 
-# %% ../../nbs/zoo/16_score_model.ipynb #6220b614
+# %% ../../nbs/zoo/16_score_model.ipynb #e6db3565
 _LOW, _HIGH, _EARLIEST = .1, 20., 1e-3
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'summarise_rows', 'format_rows', 'read_rows', 'plot_zoo']
 
-# %% ../../nbs/zoo/04_table.ipynb #fe5af8b8
+# %% ../../nbs/zoo/04_table.ipynb #49d27d1a
 import math
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-# %% ../../nbs/zoo/04_table.ipynb #6f0f3822
+# %% ../../nbs/zoo/04_table.ipynb #14293c44
 VERDICTS = ("ODE", "undecided", "ResNet")
 
 
@@ -58,11 +58,11 @@ def summarise_rows(
     rows: pd.DataFrame,  # one row per family and seed
 ) -> pd.DataFrame:
     "One row per family, in the order of the rows, indexed by its name."
-    names = list(dict.fromkeys(rows.name if isinstance(rows.name, pd.Series) else rows["name"]))
+    names = list(dict.fromkeys(rows["name"]))
     summaries = [_summarise_family(rows[rows["name"] == name]) for name in names]
     return pd.DataFrame(summaries, index=pd.Index(names, name="family"))
 
-# %% ../../nbs/zoo/04_table.ipynb #f146a893
+# %% ../../nbs/zoo/04_table.ipynb #66e6f248
 def _percent(share):
     if 0 < share < .01:
         return f"{100 * share:.1f}"
@@ -90,7 +90,7 @@ def format_rows(
         interval = f"{_percent(row.low)} to {_percent(row.high)}"
         lines.append({
             "family": name,
-            "solver in training" if row.gradient != "none" else "solver in training": row.solver,
+            "solver": row.solver,
             "gradient": row.gradient,
             "compared": row.compared,
             "changed, %": f"{_percent(row.share)} ({interval})",
@@ -98,6 +98,7 @@ def format_rows(
             "evaluations": _count(row.nfe),
             "valid from": _count(row.nfe_valid),
             "cured?": _cured(row),
+            "seeds": f"{row.seeds}, {row.confirmed} confirmed",
         })
     return pd.DataFrame(lines)
 
@@ -115,7 +116,7 @@ def read_rows(
         raise ValueError(f"{file} has no rows of {page}; it has {', '.join(rows.page.unique())}")
     return found
 
-# %% ../../nbs/zoo/04_table.ipynb #d5a5de9e
+# %% ../../nbs/zoo/04_table.ipynb #151ad22e
 _COLORS = {"ODE": "#14407f", "undecided": "#7f7f7f", "ResNet": "#b03a5b"}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIED_RESNET']
 
-# %% ../../nbs/zoo/09_tied_resnet.ipynb #1eb47887
+# %% ../../nbs/zoo/09_tied_resnet.ipynb #72199c7d
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from .families import Family, Task, share_right
 from .pieces import AutonomousField, draw_toy
 
-# %% ../../nbs/zoo/09_tied_resnet.ipynb #555bea20
+# %% ../../nbs/zoo/09_tied_resnet.ipynb #291c075a
 class _Contraction(nn.Module):
     "Residual branches z -> g_k(z) with a Lipschitz constant of at most `bound`, one per block."
 
