@@ -6,13 +6,13 @@
 __all__ = ['FAMILIES', 'Family', 'Task', 'format_rows', 'make_row', 'plot_zoo', 'read_rows', 'reproduce_zoo', 'summarise_rows',
            'train_task']
 
-# %% ../../nbs/zoo/00_zoo.ipynb #2d7d63cf
+# %% ../../nbs/zoo/00_zoo.ipynb #ff3372d8
 from .families import Family, Task, train_task
 from .rows import make_row
 from .table import format_rows, plot_zoo, read_rows, summarise_rows
 from .census import FAMILIES, reproduce_zoo
 
-# %% ../../nbs/zoo/00_zoo.ipynb #34b01407
+# %% ../../nbs/zoo/00_zoo.ipynb #ab34be8a
 _all_ = [
     "FAMILIES", "Family", "Task", "format_rows", "make_row", "plot_zoo", "read_rows", "reproduce_zoo",
     "summarise_rows", "train_task",
