@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'sweep_command', 'status_command', 'collect_command', 'reproduce_command']
 
 # %% ../../nbs/cli/03_sweeps.ipynb #e5ede3ec
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def collect_command(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #68260fab
 _TARGETS = ("figure-4, supplement-fixed-step, supplement-adaptive, supplement-adjoint, figure-4-images, "
-            "table-1-images")
+            "table-1-images, zoo")
 _TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts; or beyond.")]
 _ReproductionOption = Annotated[
     Path, typer.Option(help="Folder for CSV files, and for the runs in OUT/runs."),
@@ -135,6 +136,24 @@ def _reproduce_beyond(out, quick):
     print("Written:", path)
 
 
+def _reproduce_zoo(out, quick, root, jobs, refused):
+    "Make the table of the zoo. Raises `ValueError` for options that mean nothing there."
+    given = [name for name, value in refused.items() if value is not None]
+    if given:
+        raise ValueError(f"the zoo has no --{given[0]}: its families run on the CPU, in processes")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+
+    from neuralode_resnet.zoo.census import reproduce_zoo
+
+    if root is not None and not (root / "MNIST" / "raw").is_dir():
+        raise ValueError(f"{root} holds no MNIST/raw: name the folder that holds it with --root, or none")
+    with telling_how_to_go_on("the same command goes on"):
+        failed = reproduce_zoo(out, quick, root, jobs or os.cpu_count())
+    _report(failed)
+    print("Written:", out / ("zoo_quick.csv" if quick else "zoo.csv"))
+
+
 def reproduce_command(
     target: _TargetArgument,                 # what is reproduced
     out: _ReproductionOption,                # where to
@@ -145,12 +164,15 @@ def reproduce_command(
     scheduler: SchedulerOption = None,       # in place of processes
     device: DeviceOption = "cpu",            # of every run
 ):
-    """Run the experiments of a figure of the paper, or go on with them.
+    """Run the experiments of a figure of the paper, or the zoo, or go on with them.
 
     Example: neuralode-resnet reproduce figure-4 --quick --out runs/quick
     """
     if target == "beyond":
         _reproduce_beyond(out, quick)
+        return
+    if target == "zoo":
+        _reproduce_zoo(out, quick, root, jobs, dict(precision=precision, scheduler=scheduler))
         return
     from neuralode_resnet.experiments import reproductions
 
