@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from .trajectories import entrance
+from ..devices import share_of
 from ..solvers import Solver
 from ..solvers.stacks import as_dense
 from ..solvers.steps import Step, rk_step, stage_times
@@ -84,7 +85,7 @@ class Injectivity:
     @property
     def share_folded(self):
         "Share of visited points with det <= 0."
-        return None if self.det is None else (self.det <= 0).double().mean().item()
+        return None if self.det is None else share_of((self.det <= 0).flatten()).item()
     @property
     def refuted(self):
         "Is some step certainly not one-to-one, having determinants of both signs?"

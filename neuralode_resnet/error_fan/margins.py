@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from ..datasets import as_states
+from ..devices import widest_device
 from ..solvers import Solver
 
 # %% ../../nbs/error_fan/02_margins.ipynb #a9a2be05
@@ -79,13 +80,15 @@ def head_margin(model,       # a single model whose head is linear, or the head
 
     `ValueError`: head, states.
     """
-    layer, z = _linear_layer(model), z.double().flatten(1)
+    layer = _linear_layer(model)
+    device = widest_device(z.device)
+    z = z.to(device).double().flatten(1)
     if z.shape[1] != layer.in_features or not torch.isfinite(z).all():
         raise ValueError(f"the head takes {layer.in_features} finite numbers per state, got "
                          f"{tuple(z.shape)}{'' if torch.isfinite(z).all() else ', some not finite'}: "
                          "pass end states of the block")
-    weight = layer.weight.double()
-    logits = z @ weight.T + (0 if layer.bias is None else layer.bias.double())
+    weight = layer.weight.to(device).double()
+    logits = z @ weight.T + (0 if layer.bias is None else layer.bias.to(device).double())
     top = logits.argmax(1)
     gap = logits.gather(1, top[:, None]) - logits
     distance = gap / (weight[top][:, None] - weight).norm(dim=-1)
@@ -113,9 +116,11 @@ def sensitivity(
 ):
     "Data frame, a row per sample: margin, difference, flipped (paper, §2). `ValueError`: unfit head, inputs."
     _linear_layer(model)
-    double, rival = (copy.deepcopy(model).double().eval() for _ in range(2))
+    device = widest_device(x.device)
+    double, rival = (copy.deepcopy(model).to(device).double().eval() for _ in range(2))
     rival.block.solver, frames = solver, []
     for batch in x.split(batch_size):
+        batch = batch.to(device)
         if not torch.isfinite(batch.double()).all():
             raise ValueError("some inputs are not finite: leave them out")
         frames.append(_compared(double, rival, batch))

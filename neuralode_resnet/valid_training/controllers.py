@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..adaptation import StepAdapter, ToleranceAdapter
 from ..adaptation.checks import average_over_processes
+from ..devices import share_of
 from ..solvers import Solver, find_tableau
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #802a2e7d
@@ -38,7 +39,7 @@ class RandomSolver:
         i: int,  # which member
     ) -> float:
         "Returns the member's next number, uniform in [0, 1)."
-        return torch.rand((), generator=self.generators[i]).item()
+        return torch.rand((), generator=self.generators[i], device="cpu").item()
 
     def before(
         self,
@@ -47,7 +48,8 @@ class RandomSolver:
         "Set the solvers of the coming iteration."
         if self.generators is None:
             first_seed = 1_000_003 * (self.seed + 1)
-            self.generators = [torch.Generator().manual_seed(first_seed + seed) for seed in run.seeds]
+            seeds = [first_seed + seed for seed in run.seeds]
+            self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         block = run.model.block
         self.nominal = block.solver
         block.solver = [self.solver_for(i, block) for i in range(len(run.seeds))]
@@ -186,7 +188,7 @@ class _FlipControl:
         return value  # none is tried
 
     def decide(self, i, own, test, grown):
-        flipped = (own.classes[i] != test.classes[i]).double().mean().item()
+        flipped = share_of(own.classes[i] != test.classes[i]).item()
         flips, = average_over_processes([flipped], own.classes.device)
         before = self.signals[i]
         share = flips if before is None else before + SMOOTHING * (flips - before)
