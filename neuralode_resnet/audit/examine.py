@@ -45,6 +45,7 @@ from .report import AuditReport, describe_data, describe_model
 from .targets import Outcome
 from .torchdiffeq_swap import identity
 from .traps import find_traps, probe_field
+from ..models import is_out_of_memory
 from ..solver_swap import compare_distributions
 
 # %% ../../nbs/audit/15_examine.ipynb #982a1e30
@@ -178,8 +179,12 @@ def _astray(seen, margin):
 
 
 def _rounding(case, found):
-    "The row of rounding, or `None` where there is no run in float64."
-    return case.row(case.own.output, found.double.output) if found.double else None
+    "The row of rounding, by float64 or by a second run, whichever changes more; `None` if neither is there."
+    others = [found.double.output] if found.double else []
+    if case.repeated is not None:
+        others.append(case.repeated)
+    rows = [case.row(case.own.output, other) for other in others]
+    return max(rows, key=lambda row: row["share"]) if rows else None
 
 
 def _may_be_resolved(case, found):
@@ -262,6 +267,11 @@ def _notes(case, found, hidden):
         said.append(f"no method of higher order than {', '.join(methods)} is known to {case.target.kind}")
     if not found.moved:
         said.append(f"no run has moved nodes, since {case.target.kind} cannot move them here")
+    if case.repeated is not None:
+        size = (case.own.output - case.repeated).abs().max().item()
+        said.append(f"two runs differ by {size:.2g}, as rounding does: kernels add in an order that changes")
+    if is_out_of_memory(RuntimeError(found.reason)):
+        said.append(f"no memory for float64, so every run has the model's own precision: {found.reason}")
     if hidden.reason:
         said.append(f"what the field does between the steps was not looked at: {hidden.reason}")
     return said

@@ -244,7 +244,7 @@ def train(
         solver, scheme, nfe, depth, log_depth, random_solver, random_tol, random_end, penalty, coarse_to_fine,
         adapt, check_method, check_every, target, threshold,
     )
-    where = pick_device(device)
+    where = pick_device(device, dataset)
 
     from neuralode_resnet.datasets import load
     from neuralode_resnet.experiments import Experiment, read_trained, run_into
@@ -313,16 +313,17 @@ def swap(
     """
     import pandas as pd
 
+    from neuralode_resnet.experiments import read_experiment
     from neuralode_resnet.experiments.store import find_runs
     from neuralode_resnet.files import write_text
     from neuralode_resnet.solvers import Solver
 
-    where = pick_device(device)
     solvers = [Solver.parse(text) for text in solver or ()]
     folders = find_runs(runs)
     trained = [folder for folder in folders if (folder / "model.pt").is_file()]
     if not trained:
         raise ValueError(f"{runs} holds no trained model: its training has not ended")
+    where = pick_device(device, read_experiment(trained[0]).data)
     if out is not None:
         claim_folder(out, force)
     tables = []

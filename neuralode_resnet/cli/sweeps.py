@@ -60,7 +60,7 @@ def sweep_command(
     from neuralode_resnet.files import read_toml
 
     experiments = expand(read_toml(file))
-    where = str(pick_device(device))
+    where = str(pick_device(device, experiments[0].data if experiments else ""))
     if dry_run:
         print(sweeps.describe_sweep(experiments, sweeps.plan_sweep(experiments, out, where)))
         return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from .trajectories import entrance
+from ..devices import share_of
 from ..solvers import Solver
 from ..solvers.stacks import as_dense
 from ..solvers.steps import Step, rk_step, stage_times
@@ -105,7 +106,7 @@ class Injectivity:
         "Share of visited points with det <= 0."
         if self.det is None:
             return None
-        return (self.det <= 0).double().mean().item()
+        return share_of((self.det <= 0).flatten()).item()
 
     @property
     def refuted(self):

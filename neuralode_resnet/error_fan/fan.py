@@ -18,26 +18,33 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from ..datasets import as_states
+from ..devices import has_float64, widest_device
 from ..plots import CLASS_COLORS
 from ..solvers import Solver, integrate
 
 # %% ../../nbs/error_fan/01_fan.ipynb #3d8a3d52
 def _as_problem(model_or_field, x, t_span):
-    """Field, initial states and time span, in float64.
+    """Field, initial states and time span, in float64; on the CPU where their device has none.
 
-    Raises `ValueError` for ensembles and non-finite states.
+    Raises `ValueError` for ensembles, for non-finite states, and for a function on a device without float64.
     """
     block = getattr(model_or_field, "block", None)
     solved = model_or_field if block is None else block.field
     if getattr(solved, "members", None):
         raise ValueError("an ensemble has one error for every member: pass member(model, i)")
-    x = as_states(x, torch.float64)
+    device = widest_device(x.device)
+    if not (isinstance(model_or_field, nn.Module) or has_float64(x.device)):
+        raise ValueError(
+            f"errors are computed in float64, which {x.device} does not have: pass a module, or a field and "
+            "states on the CPU"
+        )
+    x = as_states(x.to(device), torch.float64)
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
         raise ValueError(f"{bad} of {len(x)} states are not finite: leave them out")
     double = model_or_field
     if isinstance(double, nn.Module):
-        double = copy.deepcopy(double).double().eval()
+        double = copy.deepcopy(double).to(device).double().eval()
     if block is None:
         return double, x, t_span or (0.0, 1.0)
     return double.block.field, double.upstream(x), t_span or block.t_span
@@ -133,8 +140,9 @@ def plot_fan(
     for n in reversed(range(len(fan.t) - 1)):  # the exact solution last, on top
         width = 0.7 if n else 1.8
         label = None if n else "exact"
-        ax.plot(*coordinates(*fan.ray(n)), color=CLASS_COLORS[0], lw=width, label=label)
-    ax.plot(*coordinates(fan.t, fan.path), "o-", color=CLASS_COLORS[1], ms=3, label="numerical")
+        times, states = fan.ray(n)
+        ax.plot(*coordinates(times, states.cpu()), color=CLASS_COLORS[0], lw=width, label=label)
+    ax.plot(*coordinates(fan.t, fan.path.cpu()), "o-", color=CLASS_COLORS[1], ms=3, label="numerical")
     if over_time:
         ax.set(xlabel="$t$", ylabel="$z$")
     else:
@@ -167,6 +175,7 @@ def _group(y, n, least):
 
     Raises `ValueError` if one has fewer than `least`.
     """
+    y = y.cpu().numpy() if isinstance(y, Tensor) else y
     if y is not None and np.shape(y) != (n,):
         raise ValueError(f"need one label per state, ({n},), got {tuple(np.shape(y))}")
     groups = {"all": np.arange(n)}
@@ -195,7 +204,7 @@ def _parse_solvers(solvers, least):
 def _solve_ends(model_or_field, x, solvers, t_span):
     "A list of end states (n, numbers), one array per solver."
     field, z0, t_span = _as_problem(model_or_field, x, t_span)
-    return [integrate(field, z0, solver, t_span).z.flatten(1).numpy() for solver in solvers]
+    return [integrate(field, z0, solver, t_span).z.flatten(1).cpu().numpy() for solver in solvers]
 
 # %% ../../nbs/error_fan/01_fan.ipynb #589f57e7
 def fingerprint(

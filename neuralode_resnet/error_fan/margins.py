@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from ..datasets import as_states
+from ..devices import widest_device
 from ..solvers import Solver
 
 # %% ../../nbs/error_fan/02_margins.ipynb #a9a2be05
@@ -106,7 +107,8 @@ def head_margin(
     not finite.
     """
     layer = _linear_layer(model)
-    z = z.double().flatten(1)
+    device = widest_device(z.device)
+    z = z.to(device).double().flatten(1)
     finite = torch.isfinite(z).all()
     if z.shape[1] != layer.in_features or not finite:
         flaw = "" if finite else ", some not finite"
@@ -114,8 +116,8 @@ def head_margin(
             f"the head takes {layer.in_features} finite numbers per state, got "
             f"{tuple(z.shape)}{flaw}: pass end states of the block"
         )
-    weight = layer.weight.double()
-    bias = 0 if layer.bias is None else layer.bias.double()
+    weight = layer.weight.to(device).double()
+    bias = 0 if layer.bias is None else layer.bias.to(device).double()
     logits = z @ weight.T + bias
     top = logits.argmax(1)
     gap = logits.gather(1, top[:, None]) - logits
@@ -150,11 +152,13 @@ def sensitivity(
     Raises `ValueError` for a head that is not one linear layer, and for inputs that are not finite.
     """
     _linear_layer(model)
-    double = copy.deepcopy(model).double().eval()
+    device = widest_device(x.device)
+    double = copy.deepcopy(model).to(device).double().eval()
     rival = copy.deepcopy(double)
     rival.block.solver = solver
     frames = []
     for batch in x.split(batch_size):
+        batch = batch.to(device)
         if not torch.isfinite(batch.double()).all():
             raise ValueError("some inputs are not finite: leave them out")
         frames.append(_compare_solvers(double, rival, batch))

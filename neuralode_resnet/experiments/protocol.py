@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..adaptation import stability
 from ..datasets import Data, as_states, load
+from ..devices import share_of
 from .store import environment
 from ..files import write_text
 from ..models import NeuralODE
@@ -78,7 +79,7 @@ def find_valid_nfe(
     while n >= 1 and searching:
         with swapped(model, f"rk4@1/{n}"):
             classes = predict(model, x)[0]
-        agreement = (classes == reference).double().mean(-1).tolist()
+        agreement = share_of(classes == reference).tolist()
         for i in members:
             if i in searching and agreement[i] >= .99:
                 found[i] = 4 * n
@@ -111,10 +112,10 @@ def judge_training(
         "method": own[0].method,
         "solver": [str(solver) for solver in own],
         "reference": [str(solver) for solver in references],
-        "accuracy": (classes == y).double().mean(-1).tolist(),
-        "reference_accuracy": (better == y).double().mean(-1).tolist(),
-        "flips": flips.double().mean(-1).tolist(),
-        "flips_refined": flips_refined.double().mean(-1).tolist(),
+        "accuracy": share_of(classes == y).tolist(),
+        "reference_accuracy": share_of(better == y).tolist(),
+        "flips": share_of(flips).tolist(),
+        "flips_refined": share_of(flips_refined).tolist(),
         "valid_nfe": find_valid_nfe(model, x, better, protocol.finest // 4),
     })
 
@@ -127,6 +128,7 @@ def train_scheme(
     "Returns the model, the history of `fit`, and the adapter, or None where nothing adapts."
     seed = seeds if len(seeds) > 1 else seeds[0]
     model = NeuralODE.for_data(protocol.data, scheme.solver, protocol.channels, seed=seed)
+    model = model.to(protocol.data.x_train.device)
     first = model.for_members(as_states(protocol.data.x_train[:protocol.batch_size]))
     made = scheme.make_callbacks(model, protocol.iterations, first)
     history = fit(

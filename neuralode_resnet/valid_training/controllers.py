@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..adaptation import StepAdapter, ToleranceAdapter
 from ..adaptation.checks import average_over_processes
+from ..devices import share_of
 from ..solver_swap import swapped
 from ..solvers import Solver, find_tableau
 
@@ -40,7 +41,7 @@ class RandomSolver:
         i: int,  # which member
     ) -> float:
         "Returns the member's next number, uniform in [0, 1)."
-        return torch.rand((), generator=self.generators[i]).item()
+        return torch.rand((), generator=self.generators[i], device="cpu").item()
 
     def before(
         self,
@@ -49,7 +50,8 @@ class RandomSolver:
         "Set the solvers of the coming iteration."
         if self.generators is None:
             first_seed = 1_000_003 * (self.seed + 1)
-            self.generators = [torch.Generator().manual_seed(first_seed + seed) for seed in run.seeds]
+            seeds = [first_seed + seed for seed in run.seeds]
+            self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         block = run.model.block
         self.nominal = block.solver
         block.solver = [self.solver_for(i, block) for i in range(len(run.seeds))]
@@ -288,7 +290,7 @@ class _FlipControl:
         return value  # none is tried
 
     def decide(self, i, own, test, grown):
-        flipped = (own.classes[i] != test.classes[i]).double().mean().item()
+        flipped = share_of(own.classes[i] != test.classes[i]).item()
         flips, = average_over_processes([flipped], own.classes.device)
         before = self.signals[i]
         share = flips if before is None else before + SMOOTHING * (flips - before)

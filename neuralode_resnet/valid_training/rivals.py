@@ -102,7 +102,7 @@ class RandomEnd:
         "Stretch time and step."
         block = run.model.block
         self.nominal = block.t_span, block.solver
-        u = 2 * torch.rand((), generator=self.generator).item() - 1
+        u = 2 * torch.rand((), generator=self.generator, device="cpu").item() - 1
         factor = 1 + self.spread * u
         start, end = block.t_span
         block.t_span = start, start + (end - start) * factor
