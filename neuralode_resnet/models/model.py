@@ -380,7 +380,8 @@ def _check_config(config):
         if not isinstance(value, str) or value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     solver = config["solver"]
-    if not isinstance(solver, (str, list, tuple)):
+    names = solver if isinstance(solver, (list, tuple)) else [solver]
+    if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"solver must be a name, or a list of them, got {solver!r}")
 
 # %% ../../nbs/models/03_model.ipynb #54d86c1d
