@@ -108,10 +108,16 @@ def write_tensors(
 ) -> None:
     """Write `payload` to `path` with `torch.save`, whole or not at all.
 
-    Raises `OSError` or `RuntimeError` on a full disk.
+    Raises `OSError` on a full disk.
     """
     with _whole(path) as temporary:
-        torch.save(payload, temporary)
+        try:
+            torch.save(payload, temporary)
+        except RuntimeError as error:  # what PyTorch makes of a disk on which there is no more room
+            if "inline_container" not in str(error):
+                raise
+            advice = "no room on the disk, or no right to write there"
+            raise OSError(f"{path} could not be written: {advice}") from None
 
 
 def _check_archive(path):
