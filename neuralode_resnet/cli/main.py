@@ -263,10 +263,10 @@ def train(
     if download:
         load(dataset, download=True, root=experiment.root)
     retain_memory()
-    rehearse(experiment, where)
-    if force and out.exists():
-        _remove_run(out)
     with telling_how_to_go_on("the same command goes on, with --resume"):
+        rehearse(experiment, where)
+        if force and out.exists():
+            _remove_run(out)
         run_into(out, experiment, where, progress=True)
         model, data = read_trained(out, where)
         table = verdict_table(model, data)

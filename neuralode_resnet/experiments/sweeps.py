@@ -9,18 +9,18 @@ __all__ = ['plan_sweep', 'describe_sweep', 'sweep']
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from tqdm.auto import tqdm
 
 from ..devices import spread_over_gpus
 from .experiment import rehearse
 from .results import read_progress
 from .runs import run
 from .store import RunIsTaken, StoreError, check_done, check_same, open_store
+from ..training import make_bar
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8cc1955b
 def _is_done(folder, experiment):
@@ -93,13 +93,31 @@ def _connect(scheduler):
 
 
 @contextmanager
+def _cluster(scheduler):
+    "Within the block joblib's work goes to the workers of a scheduler. Raises `ConnectionError` if it goes."
+    client = _connect(scheduler)
+    try:
+        with parallel_config(backend="dask", client=client):
+            yield
+    except Exception as error:
+        if client.status == "running" and "Cancelled" not in type(error).__name__:
+            raise
+        raise ConnectionError(f"the Dask scheduler at {scheduler} has gone ({type(error).__name__}); nothing "
+                              "that was written is lost, and the same call goes on, with another --scheduler "
+                              "or without one") from None
+    finally:
+        with suppress(Exception):  # a client without a scheduler has nothing to close
+            client.close(timeout=2)
+
+
+@contextmanager
 def _workers(jobs, scheduler):
     "Within the block joblib's work goes to local processes, or to the workers of a scheduler."
     if scheduler is None:
         with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=20):
             yield
     else:
-        with _connect(scheduler) as client, parallel_config(backend="dask", client=client):
+        with _cluster(scheduler):
             yield
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #912dd84f
@@ -169,7 +187,7 @@ def _bar(store, work, progress):
         bar.update(_position(store, work) - bar.n)
 
     total = sum(map(_evaluations, work))
-    with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=not progress) as bar:
+    with make_bar(total, unit="evaluations", progress=progress) as bar:
         thread = threading.Thread(target=follow, args=(bar,), daemon=True)
         thread.start()
         try:

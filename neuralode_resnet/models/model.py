@@ -26,6 +26,7 @@ from neuralode_resnet.models.fields import (
     Stacked,
     init_kaiming,
 )
+from .precision import PRECISIONS
 from ..solvers import GRADIENTS, Solver, integrate, integrate_members, native
 from ..solvers.stacks import as_dense, recognise
 
@@ -369,6 +370,44 @@ def _ensemble(cls, config):
     )
     return cls(block, Stacked([m.head for m in alone]))
 
+# %% ../../nbs/models/03_model.ipynb #87f0c290
+_NEEDED = ("field", "state", "channels", "n_classes", "solver", "gradient", "seed")  # settings of every model
+_SMALLEST = {"channels": 1, "n_classes": 1, "max_nfe": 1}  # settings that are whole numbers
+
+
+def _is_whole(value, low):
+    "Is it a whole number, at least `low`, and no truth value?"
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _check_config(config):
+    "Raise `ValueError`, naming the setting, for settings that no model has."
+    if not isinstance(config, dict):
+        raise ValueError(f"config must be a dictionary, got {type(config).__name__}")
+    missing = [name for name in _NEEDED if name not in config]
+    unknown = [str(name) for name in config if name not in (*_NEEDED, "precision", "max_nfe")]
+    if missing or unknown:
+        what = f"lacks {', '.join(missing)}" if missing else f"has unknown settings: {', '.join(unknown)}"
+        raise ValueError(f"config {what}")
+    for name, low in _SMALLEST.items():
+        if not _is_whole(config.get(name, low), low):
+            raise ValueError(f"{name} must be an integer >= {low}, got {config[name]!r}")
+    state, seed = config["state"], config["seed"]
+    if not isinstance(state, (list, tuple)) or not state or not all(_is_whole(n, 1) for n in state):
+        raise ValueError(f"state must be a shape, got {state!r}")
+    seeds = seed if isinstance(seed, (list, tuple)) else [seed]
+    if not all(_is_whole(one, -2**63) and one < 2**64 for one in seeds):
+        raise ValueError(f"seed must be a whole number below 2^64, or a list of them, got {seed!r}")
+    words = {"field": tuple(FIELDS.values()), "gradient": GRADIENTS, "precision": PRECISIONS}
+    for name, allowed in words.items():
+        value = config.get(name, allowed[0])
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    solver = config["solver"]
+    names = solver if isinstance(solver, (list, tuple)) else [solver]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"solver must be a name, or a list of them, got {solver!r}")
+
 # %% ../../nbs/models/03_model.ipynb #54d86c1d
 class NeuralODE(_Classifier):
     """f_d ∘ φ_T ∘ f_u: an `ODEBlock` between an upstream layer (the identity in the paper) and
@@ -382,7 +421,11 @@ class NeuralODE(_Classifier):
         cls,
         config: dict,  # as `config` of a model made by `for_data`
     ):
-        "Returns a fresh model: weights as drawn from its seed; an ensemble where `seed` is a list."
+        """Returns a fresh model: weights as drawn from its seed; an ensemble where `seed` is a list.
+
+        Raises `ValueError`, naming the setting, for what no model has.
+        """
+        _check_config(config)
         make = _single if isinstance(config["seed"], int) else _ensemble
         with torch.device("cpu"):  # whatever the default device of torch is
             model = make(cls, config)
@@ -499,7 +542,50 @@ def save_model(
     config = dict(model.config, solver=model.block.solver_name)
     if model.max_nfe != MAX_NFE:
         config["max_nfe"] = model.max_nfe
-    write_tensors(Path(path), dict(config=config, weights=model.state_dict()))
+    payload = dict(config=config, weights=model.state_dict())
+    spoilt = _find_spoilt(payload["weights"], model.members)
+    if spoilt:
+        payload["spoilt"] = spoilt
+    write_tensors(Path(path), payload)
+
+
+def _find_spoilt(weights, members):
+    "Numbers of the members with weights that are not finite; a single model is member 0."
+    spoilt = set()
+    for part in weights.values():
+        rows = part.reshape(members, -1) if members else part.reshape(1, -1)
+        spoilt.update(torch.nonzero(~rows.isfinite().all(1)).flatten().tolist())
+    return sorted(spoilt)
+
+
+def _check_payload(payload):
+    "Raise `ValueError` for settings and weights that cannot belong to one model, before one is made."
+    config, weights = payload["config"], payload["weights"]
+    _check_config(config)
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError("there are no weights")
+    if not all(isinstance(part, Tensor) and part.is_floating_point() for part in weights.values()):
+        raise ValueError("weights are not tensors of real numbers")
+    if len({part.dtype for part in weights.values()}) > 1:
+        raise ValueError("weights are of several dtypes")
+    longest = max(max(part.shape, default=1) for part in weights.values())
+    lengths = {name: config[name] for name in ("channels", "n_classes")}
+    lengths["state"] = math.prod(config["state"])
+    lengths["seed"] = 1 if isinstance(config["seed"], int) else len(config["seed"])
+    for name, length in lengths.items():  # before a crafted number asks for all the memory there is
+        if length > longest:
+            raise ValueError(f"{name} is larger than every weight")
+
+
+def _check_spoilt(payload, members, path):
+    "Raise `CheckpointError` for weights that were finite when they were saved, and are no longer."
+    known = payload.get("spoilt", [])
+    found = _find_spoilt(payload["weights"], members)
+    if found != known:
+        raise CheckpointError(
+            f"{path} is damaged: weights of members {found} are not finite; when they were saved, "
+            f"it was {known}"
+        )
 
 
 def load_model(
@@ -508,14 +594,16 @@ def load_model(
 ):
     "Returns the model that `save_model` wrote, in its dtype. Raises `CheckpointError` for any other file."
     payload = read_tensors(Path(path))
-    if payload.keys() != {"config", "weights"}:
+    if payload.keys() - {"spoilt"} != {"config", "weights"}:
         raise CheckpointError(f"{path} is not a model of this package")
     try:
+        _check_payload(payload)
         dtype = next(iter(payload["weights"].values())).dtype
         model = NeuralODE.from_config(payload["config"]).to(dtype)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not say how its model was made: {type(error).__name__}: {error}"
         ) from None
     load_weights(model, payload["weights"], path)
+    _check_spoilt(payload, model.members, path)
     return model.to(device)

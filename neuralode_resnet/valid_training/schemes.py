@@ -81,17 +81,25 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _read_as(where, read, text):
+    "What `read` makes of `text`. Raises `ValueError`, saying where the text stands."
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _one_form(what, kind, name, value):
     "The value of an argument in the form that it is kept in. Raises `ValueError` for another kind of value."
     where = f"{what} of kind {kind!r}: {name}"
     if name == "solvers":
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(f"{where} must be a list of solvers, got {value!r}")
-        return [str(Solver.parse(text)) for text in value]
+        return [str(_read_as(where, Solver.parse, text)) for text in value]
     if name == "test_solver":
         if not isinstance(value, str):
             raise ValueError(f"{where} must be the name of a method, got {value!r}")
-        find_tableau(value)
+        _read_as(where, find_tableau, value)
         return value
     if name == "quantity":
         return value  # `FieldPenalty` says which there are
