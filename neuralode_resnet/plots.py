@@ -347,7 +347,7 @@ def figure_1(
     return fig
 
 # %% ../nbs/01_plots.ipynb #76f537d4
-def _count(low, high, n=400):
+def _space_evenly(low, high, n=400):
     "From `low` to `high`, evenly spaced on an axis that is scaled by the inverse hyperbolic sine."
     return np.sinh(np.linspace(np.arcsinh(low), np.arcsinh(high), n))
 
@@ -371,7 +371,7 @@ def _scale_far_away(ax, points):
 
 def _draw_decision(ax, weight, bias):
     "Shade the two sides of the line on which the head changes its mind, all over the panel."
-    x, y = np.meshgrid(_count(*ax.get_xlim()), _count(*ax.get_ylim()))
+    x, y = np.meshgrid(_space_evenly(*ax.get_xlim()), _space_evenly(*ax.get_ylim()))
     score = weight[0] * x + weight[1] * y + bias
     ax.contourf(x, y, score, levels=[-np.inf, 0, np.inf], colors=CLASS_COLORS[:2], alpha=.13, zorder=0)
     ax.contour(x, y, score, levels=[0], colors=".2", linewidths=1.1, linestyles="--", zorder=1)
@@ -403,7 +403,8 @@ def plot_end_states(
     for k in np.unique(y):
         color, marker = CLASS_COLORS[k], CLASS_MARKERS[k]
         if starts is not None:
-            ax.scatter(*starts[y == k].T, s=7, facecolor="none", edgecolor=color, lw=.5, alpha=.6, marker=marker)
+            hollow = dict(facecolor="none", edgecolor=color, lw=.5, alpha=.6)
+            ax.scatter(*starts[y == k].T, s=7, marker=marker, **hollow)
         ax.scatter(*z[y == k].T, s=11, lw=0, color=color, marker=marker, zorder=2, label=f"class {k}")
     if expected is not None:
         moved = (z @ _to_array(weight) + bias > 0) != _to_array(expected).astype(bool)
@@ -430,32 +431,45 @@ def _draw_better_solvers(ax, row, last):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def _find_classes(states, row):
+    "The class (n,) that the head of a model gives to end states: True for class 1."
+    states = _to_array(states)
+    return states.reshape(len(states), -1) @ _to_array(row["weight"]) + float(row["bias"]) > 0
+
+
+def _make_key(axes):
+    "Handles of everything that is drawn, by what they mean."
+    points = dict(ls="none", mfc="none")
+    handles = [
+        Line2D([], [], marker="o", ms=4, label="start (hollow)", color=".4", **points),
+        Line2D([], [], color=".2", ls="--", label="the head's decision line"),
+        Line2D([], [], marker="o", ms=6, mec=CLASS_COLORS[2], label="predicted otherwise", **points),
+    ]
+    for k in (1, 0):
+        look = dict(marker=CLASS_MARKERS[k], color=CLASS_COLORS[k])
+        handles.insert(0, Line2D([], [], ls="none", label=f"class {k}", **look))
+    named = {handle.get_label(): handle for handle in handles}
+    for ax in axes:
+        named.update({label: handle for handle, label in zip(*ax.get_legend_handles_labels())})
+    return named
+
+
 def figure_collapse_and_cure(
-    rows: list,  # a dict for each model: title, start, own, better (n, 2), y (n,), weight (2,), bias, frame, nfe, accuracy
+    rows: list,  # a dict for each model, with the keys of the table above
 ) -> Figure:
-    """A row of three panels for each model: end states under its own solver (`own`), under a finer one (`better`),
-    and accuracy against evaluations (`frame` of `swap_grid`; `nfe` and `accuracy` under the own solver).
+    """A row of three panels for each model: end states under its own solver, under a finer one, accuracies.
     Raises `ValueError` as `plot_end_states` does."""
     fig, axes = plt.subplots(len(rows), 3, figsize=(9.6, 2.9 * len(rows)), squeeze=False)
     for (own_ax, better_ax, accuracy_ax), row in zip(axes, rows):
-        own, better = _to_array(row["own"]), _to_array(row["better"])
         head = dict(weight=row["weight"], bias=row["bias"], starts=row["start"])
-        classes = own.reshape(len(own), -1) @ _to_array(row["weight"]) + float(row["bias"]) > 0
-        new_classes = better.reshape(len(own), -1) @ _to_array(row["weight"]) + float(row["bias"]) > 0
-        plot_end_states(own, row["y"], ax=own_ax, also=better, **head)
-        plot_end_states(better, row["y"], ax=better_ax, also=own, expected=classes, **head)
+        own_classes = _find_classes(row["own"], row)
+        moved = int((own_classes != _find_classes(row["better"], row)).sum())
+        plot_end_states(row["own"], row["y"], ax=own_ax, also=row["better"], **head)
+        plot_end_states(row["better"], row["y"], ax=better_ax, also=row["own"], expected=own_classes, **head)
         _draw_better_solvers(accuracy_ax, row, last=row["frame"]["nfe"].max() * 1.3)
-        moved = int((classes != new_classes).sum())
         own_ax.set_title(f"{row['title']}\nunder its own solver", fontweight="bold")
-        better_ax.set_title(f"under a solver ten times finer\n{moved} of {len(own)} points are predicted otherwise")
-        held = accuracy_ax.lines[-2].get_ydata()[0] - row["frame"]["accuracy"].iloc[-1] < .05
-        accuracy_ax.set_title("better solvers agree:\nan ODE" if held else "better solvers disagree:\na ResNet")
-    points = [Line2D([], [], ls="none", marker=CLASS_MARKERS[k], color=CLASS_COLORS[k], label=f"class {k}") for k in (0, 1)]
-    hollow = Line2D([], [], ls="none", marker="o", mfc="none", color=".4", ms=4, label="start (hollow)")
-    line = Line2D([], [], color=".2", ls="--", label="the head's decision line")
-    changed = Line2D([], [], ls="none", marker="o", ms=6, mfc="none", mec=CLASS_COLORS[2], label="predicted otherwise")
-    named = {handle.get_label(): handle for handle in [*points, hollow, line, changed]}
-    for ax in axes[:, 2]:
-        named.update({label: handle for handle, label in zip(*ax.get_legend_handles_labels())})
+        better_ax.set_title(f"a solver ten times finer predicts\n{moved} of {len(own_classes)} points otherwise")
+        accuracy_ax.set_title(f"audit: {row['verdict']}\naccuracy under every solver")
+    named = _make_key(axes[:, 2])
     fig.legend(named.values(), named, loc="outside lower center", ncols=5)
     return fig
