@@ -468,7 +468,8 @@ def figure_collapse_and_cure(
         plot_end_states(row["better"], row["y"], ax=better_ax, also=row["own"], expected=own_classes, **head)
         _draw_better_solvers(accuracy_ax, row, last=row["frame"]["nfe"].max() * 1.3)
         own_ax.set_title(f"{row['title']}\nunder its own solver", fontweight="bold")
-        better_ax.set_title(f"a solver ten times finer predicts\n{moved} of {len(own_classes)} points otherwise")
+        counted = f"{moved} of {len(own_classes)} points otherwise"
+        better_ax.set_title(f"a solver ten times finer predicts\n{counted}")
         accuracy_ax.set_title(f"audit: {row['verdict']}\naccuracy under every solver")
     named = _make_key(axes[:, 2])
     fig.legend(named.values(), named, loc="outside lower center", ncols=5)
