@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -173,9 +174,13 @@ def _as_size(text):
 
 def _parse(text):
     "The solver that `text` names, or the `Solver` that it is already."
-    if isinstance(text, Solver):
-        return text
-    method, _, accuracy = str(text).strip().partition("@")
+    return text if isinstance(text, Solver) else _read(str(text))
+
+
+@lru_cache(maxsize=256)  # a training reads the same text at every iteration
+def _read(text):
+    "The solver that `text` names."
+    method, _, accuracy = text.strip().partition("@")
     tableau = find_tableau(method)
     bare = "tol" if tableau.adaptive and "/" not in accuracy else "step_size"
     names = {"": bare, "h": "step_size", "tol": "tol", "rtol": "rtol", "atol": "atol"}
