@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from . import gradients, native
 from .control import _as_number, adaptive_march, initial_step_size
-from .stacks import as_dense, recognise
+from .stacks import as_dense, recognise, solve_densely
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -442,17 +442,35 @@ def _must_be_called(z):
 
 
 def _solve_natively(field, z, problem):
-    "The `Solution` in native code, or `None` where that cannot be done."
+    "The `Solution` of a recognised field, in native code if there is any, or `None`."
     if problem.gradient != "backprop" or not problem.is_plain or _is_watched() or _must_be_called(z):
         return None
     solver, tableau = problem.solver, problem.solver.tableau
     stack = recognise(field, z)
-    if not native.usable(stack, z) or not (solver.fixed or stack.lead == 1):
+    if stack is None or not (solver.fixed or stack.lead == 1):
         return None
+    if not native.usable(stack, z):
+        return _solve_without_graph(stack, z, problem)
     if not solver.fixed:
         return native.adaptive(stack, tableau, z, problem.t_span, solver.rtol, solver.atol, problem.max_nfe)
     grid, table = native.fixed_steps(tableau, problem.t_span, solver.step_size)
     return Solution(native.solve(stack, tableau, [table], z), [*grid], table.nfe)
+
+
+def _solve_without_graph(stack, z, problem):
+    "The `Solution` by dense products and a way back of their own, or `None` where that brings nothing."
+    wants_gradient = z.requires_grad or any(tensor.requires_grad for tensor in stack.parameters())
+    if stack.positions > 8 or not (torch.is_grad_enabled() and wants_gradient):
+        return None
+    solver, tableau, span = problem.solver, problem.solver.tableau, problem.t_span
+
+    def walk(field, z):
+        if not solver.fixed:
+            return adaptive_march(field, tableau, z, span, solver.rtol, solver.atol, problem.max_nfe)
+        grid, table = native.fixed_steps(tableau, span, solver.step_size)
+        return Solution(march(field, tableau, grid, z)[0], [*grid], table.nfe)
+
+    return solve_densely(stack, tableau, walk, z)
 
 # %% ../../nbs/solvers/09_solver.ipynb #6f253361
 @dataclass(frozen=True)
