@@ -365,7 +365,7 @@ def _scale_far_away(ax, points):
         shown = powers[powers <= max(reach, 1)][-1:]  # the outermost: more would run into one another
         axis.set_major_locator(FixedLocator([*-shown, 0, *shown]))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−").replace("e+", "e")))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
 
 
 def _draw_decision(ax, weight, bias):
