@@ -68,7 +68,7 @@ def demo(
     out: OutOption = Path("runs/demo"),        # where the picture goes
     seed: SeedOption = 0,                      # of data, weights and batches
     device: DeviceOption = "auto",             # where to train
-    iterations: _DemoIterationsOption = 1500,  # enough to see the effect
+    iterations: _DemoIterationsOption = 2500,  # enough to see the effect
     force: ForceOption = False,                # replace an older demo?
 ):
     """A ResNet, an ODE, and the audit that tells them apart, in less than a minute.
@@ -90,7 +90,7 @@ def demo(
     histories, tables, rows, sentences = [], [], [], []
     for title, scheme in schemes.items():
         model = NeuralODE.for_data(data, scheme.solver, seed=seed).to(where)
-        histories.append(scheme.train(model, data, iterations, lr=2e-3, seed=seed).assign(scheme=title))
+        histories.append(scheme.train(model, data, iterations, lr=1e-3, seed=seed).assign(scheme=title))
         table = verdict_table(model, data)
         verdict, sentence = _judge(model, data, table.accuracy.iloc[0])
         tables.append(table)
