@@ -599,15 +599,19 @@ static void pack_dense(const Layer *l, const float *w) {
 }
 
 static void pack_convolution(const Layer *l, const float *w) {
-    long n = l->positions, in = l->in / n, out = l->out / n;
+    long n = l->positions, in = l->in / n, out = l->out / n, channels = in + (l->time > 0);
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;  // what tap k reads at position q
             if (p < 0 || p >= n)
                 continue;
-            for (long o = 0; o < out; o++)
+            for (long o = 0; o < out; o++) {
+                const float *tap = w + o * channels * l->taps + k;
                 for (long i = 0; i < in; i++)
-                    set_weight(l, q * out + o, p * in + i, w[(o * in + i) * l->taps + k]);
+                    set_weight(l, q * out + o, p * in + i, tap[(i + (l->time == 1)) * l->taps]);
+                if (l->time)
+                    l->speed[q * out + o] += tap[(l->time == 1 ? 0 : in) * l->taps];
+            }
         }
 }
 
@@ -643,16 +647,20 @@ static void collect_dense(const Layer *l, float *w) {
 }
 
 static void collect_convolution(const Layer *l, float *w) {
-    long n = l->positions, in = l->in / n, out = l->out / n;
-    memset(w, 0, 4 * out * in * l->taps);
+    long n = l->positions, in = l->in / n, out = l->out / n, channels = in + (l->time > 0);
+    memset(w, 0, 4 * out * channels * l->taps);
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;
             if (p < 0 || p >= n)
                 continue;
-            for (long o = 0; o < out; o++)
+            for (long o = 0; o < out; o++) {
+                float *tap = w + o * channels * l->taps + k;
                 for (long i = 0; i < in; i++)
-                    w[(o * in + i) * l->taps + k] += gradient_of(l, q * out + o, p * in + i);
+                    tap[(i + (l->time == 1)) * l->taps] += gradient_of(l, q * out + o, p * in + i);
+                if (l->time)
+                    tap[(l->time == 1 ? 0 : in) * l->taps] += l->dspeed[q * out + o];
+            }
         }
 }
 
