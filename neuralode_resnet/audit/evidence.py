@@ -107,7 +107,8 @@ def find_decidable(
     top = a.double().topk(2, dim=-1).values
     margin = (top[:, 0] - top[:, 1]) / math.sqrt(2)
     size = a.double().norm(dim=-1)
-    usual = size.median()  # not the mean: a few samples that explode say nothing about the others
+    # Medians, also that of the own solve: samples that explode say nothing about the others.
+    usual = torch.minimum(size.median(), own.double().norm(dim=-1).median())
     rounding = 100 * torch.finfo(own.dtype).eps * size.clamp(min=usual)
     return margin > 2 * absolute_change(a, b) + rounding
 

@@ -136,11 +136,15 @@ def _reproduce_beyond(out, quick):
     print("Written:", path)
 
 
-def _reproduce_zoo(out, quick, root, jobs, refused):
-    "Make the table of the zoo. Raises `ValueError` for options that mean nothing there."
-    given = [name for name, value in refused.items() if value is not None]
+def _refuse_options(target, how, options):
+    "Raise `ValueError` for options that would mean nothing to a target."
+    given = [name for name, value in options.items() if value is not None]
     if given:
-        raise ValueError(f"the zoo has no --{given[0]}: its families run on the CPU, in processes")
+        raise ValueError(f"{target} has no --{given[0]}: {how}")
+
+
+def _reproduce_zoo(out, quick, root, jobs):
+    "Make the table of the zoo. Raises `ValueError` for what cannot work."
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
 
@@ -168,11 +172,16 @@ def reproduce_command(
 
     Example: neuralode-resnet reproduce figure-4 --quick --out runs/quick
     """
+    elsewhere = None if device == "cpu" else device
+    refused = {"precision": precision, "scheduler": scheduler, "device": elsewhere}
     if target == "beyond":
+        refused |= {"root": root, "jobs": jobs}
+        _refuse_options(target, "its trainings run one after the other on the CPU", refused)
         _reproduce_beyond(out, quick)
         return
     if target == "zoo":
-        _reproduce_zoo(out, quick, root, jobs, dict(precision=precision, scheduler=scheduler))
+        _refuse_options("the zoo", "its families run on the CPU, in processes", refused)
+        _reproduce_zoo(out, quick, root, jobs)
         return
     from neuralode_resnet.experiments import reproductions
 

@@ -179,6 +179,15 @@ def measure_scheme(
     return pd.concat(rows).assign(data=protocol.data.name, training=scheme.name, **settings, **facts)
 
 # %% ../../nbs/experiments/09_protocol.ipynb #7ab86aca
+def _check_iterations(rows, iterations, path):
+    "Raise `ValueError` for a table of trainings that were shorter or longer."
+    lengths = rows.iterations.dropna().unique() if "iterations" in rows else []
+    others = [f"{length:.0f}" for length in lengths if length != iterations]
+    if others:
+        raise ValueError(f"{path} holds trainings of {', '.join(others)} iterations, and these have "
+                         f"{iterations}: name another file")
+
+
 def compare(
     protocol: Protocol,  # what is the same for all schemes
     schemes,             # of `fixed_step_schemes`, `tolerance_schemes`, or your own; each has a name
@@ -187,7 +196,7 @@ def compare(
 ) -> pd.DataFrame:
     """Measures what the file lacks, and adds it; returns all its rows.
 
-    Raises `ValueError` for names that do not tell.
+    Raises `ValueError` for names that do not tell, and for a file of trainings of another length.
     """
     names = [scheme.name for scheme in schemes]
     path = Path(path)
@@ -202,10 +211,13 @@ def compare(
         rows = pd.read_csv(path, dtype=dict.fromkeys(_FACTS, str))
     else:
         rows = pd.DataFrame(columns=["data", "training", "data_seed", "seed"])
+    if "data_seed" not in rows:
+        rows["data_seed"] = 0  # earlier versions knew one draw
+    rows["data_seed"] = rows.data_seed.fillna(0)
+    _check_iterations(rows, protocol.iterations, path)
     for scheme in schemes:
         there = (rows.data == protocol.data.name) & (rows.training == scheme.name)
-        if "data_seed" in rows:
-            there &= rows.data_seed == protocol.data_seed
+        there &= rows.data_seed == protocol.data_seed
         known = set(rows.seed[there])
         missing = [seed for seed in seeds if seed not in known]
         if not missing:
@@ -267,6 +279,7 @@ def reproduce_beyond(
     blocks = plan_beyond()
     if path.exists():
         rows = pd.read_csv(path)
+        _check_iterations(rows, iterations, path)
         blocks = [block for block in blocks if not _is_there(block, rows)]
     seconds = sum(_SECONDS[block.data] for block in blocks) * iterations / 10_000
     print(f"{len(blocks)} blocks of five seeds, about {seconds / 3600:.1f} hours on one core", flush=True)

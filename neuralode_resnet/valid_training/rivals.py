@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..solvers import Solver, integrate
-from .controllers import RandomSolver, losses_of, solve_finer
+from neuralode_resnet.valid_training.controllers import (
+    CoarseSteps, OneStream, RandomSolver, check_fixed, losses_of, solve_finer,
+)
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #0b5afa21
 class RandomMethod(RandomSolver):
@@ -74,7 +76,7 @@ class RandomTolerance(RandomSolver):
         return Solver(block.solvers[i].method, tol=tol)
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #82938bf7
-class RandomEnd:
+class RandomEnd(OneStream):
     """Draws the end of the time interval for every iteration, the same for all members.
 
     Raises `ValueError` for a bad spread.
@@ -115,17 +117,6 @@ class RandomEnd:
         "Give time and step back, which checks and predictions use."
         run.model.block.t_span, run.model.block.solver = self.nominal
 
-    def state_dict(self) -> dict:
-        "Returns what the next draws depend on."
-        return dict(generator=self.generator.get_state())
-
-    def load_state_dict(
-        self,
-        state: dict,  # what `state_dict` returned
-    ) -> None:
-        "Go on where `state_dict` was taken."
-        self.generator.set_state(state["generator"].cpu())
-
 # %% ../../nbs/valid_training/02_rivals.ipynb #1bfb7c63
 class SolverPenalty:
     """Adds weight · mean squared difference of the logits between the own solver and a finer one to
@@ -160,7 +151,7 @@ class SolverPenalty:
         "Nothing is left to do after the optimiser's step."
 
 # %% ../../nbs/valid_training/02_rivals.ipynb #5a35b680
-class ExtrapolatedLoss:
+class ExtrapolatedLoss(CoarseSteps):
     """Trains the logits that Richardson's extrapolation of two solves gives.
 
     Raises `ValueError` for a number of steps that cannot be.
@@ -182,10 +173,7 @@ class ExtrapolatedLoss:
         run,  # the training
     ) -> None:
         "Set the coarser solver."
-        block = run.model.block
-        self.nominal = block.solver
-        length = abs(block.t_span[1] - block.t_span[0])
-        block.solver = [Solver(own.method, length / self.n_steps) for own in block.solvers]
+        self.set_steps(run, self.n_steps)
 
     def penalty(
         self,
@@ -197,15 +185,8 @@ class ExtrapolatedLoss:
         extrapolated = (gain * finer - run.logits) / (gain - 1)
         return losses_of(run, extrapolated) - run.losses
 
-    def __call__(
-        self,
-        run,  # the training
-    ) -> None:
-        "Give the block its solver back, which checks and predictions use."
-        run.model.block.solver = self.nominal
-
 # %% ../../nbs/valid_training/02_rivals.ipynb #c2363b7a
-class RandomSteps:
+class RandomSteps(CoarseSteps, OneStream):
     """Trains with a fixed number of steps whose ends are drawn, the same for all members.
 
     Raises `ValueError` for settings that cannot work.
@@ -235,10 +216,7 @@ class RandomSteps:
         run,  # the training
     ) -> None:
         "Set a single step for the plain solve."
-        block = run.model.block
-        self.nominal = block.solver
-        length = abs(block.t_span[1] - block.t_span[0])
-        block.solver = [Solver(own.method, length) for own in block.solvers]
+        self.set_steps(run, 1)
 
     def draw_ends(
         self,
@@ -260,7 +238,7 @@ class RandomSteps:
         ends = self.draw_ends(block.t_span)
         solution = integrate(
             block.field, model.upstream(run.x), block.solvers[0], block.t_span, jumps=ends,
-            gradient=block.gradient, allow_nonfinite=model.members is not None,
+            gradient=block.gradient, max_nfe=block.max_nfe, allow_nonfinite=model.members is not None,
         )
         logits = model.head(solution.z)
         if isinstance(run.nfe, list):
@@ -269,30 +247,12 @@ class RandomSteps:
             run.nfe = run.nfe + solution.nfe
         return losses_of(run, logits) - run.losses
 
-    def __call__(
-        self,
-        run,  # the training
-    ) -> None:
-        "Give the block its solver back, which checks and predictions use."
-        run.model.block.solver = self.nominal
-
-    def state_dict(self) -> dict:
-        "Returns what the next draws depend on."
-        return dict(generator=self.generator.get_state())
-
-    def load_state_dict(
-        self,
-        state: dict,  # what `state_dict` returned
-    ) -> None:
-        "Go on where `state_dict` was taken."
-        self.generator.set_state(state["generator"].cpu())
-
 # %% ../../nbs/valid_training/02_rivals.ipynb #e13f4750
 QUANTITIES = ("speed", "jacobian", "acceleration", "local_error")  # that a `FieldPenalty` can punish
 _SHORT = 1e-2  # by how much of a direction a state moves for a difference
 
 
-class FieldPenalty:
+class FieldPenalty(OneStream):
     """Adds weight · mean square of a quantity of the field to the loss of every member.
 
     Raises `ValueError` for settings that cannot work.
@@ -322,18 +282,18 @@ class FieldPenalty:
         field,      # f(t, z)
         z: Tensor,  # states (batch, *state), members first
         h: float,   # step size of the training
+        t=0.,       # time of these states
     ) -> Tensor:
         "Returns the quantity at these states, like `z`."
-        t = torch.zeros((), dtype=z.dtype, device=z.device)
+        t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
         speed = field(t, z)
         if self.quantity == "speed":
             return speed
         if self.quantity == "local_error":
-            return h / 2 * (field(t, z + h * speed) - speed)
-        direction = speed
-        if self.quantity == "jacobian":
-            noise = torch.randn(z.shape, generator=self.generator)
-            direction = noise.to(z.device, z.dtype)
+            return h / 2 * (field(t + h, z + h * speed) - speed)
+        if self.quantity == "acceleration":  # along the solution, whose time passes
+            return (field(t + _SHORT, z + _SHORT * speed) - speed) / _SHORT
+        direction = torch.randn(z.shape, generator=self.generator).to(z.device, z.dtype)
         return (field(t, z + _SHORT * direction) - speed) / _SHORT
 
     def penalty(
@@ -342,10 +302,14 @@ class FieldPenalty:
     ) -> Tensor:
         "Returns one number per member, and adds the evaluations of path and quantity to those of the run."
         block = run.model.block
+        if len(set(block.solvers)) > 1:
+            raise ValueError("a FieldPenalty needs one step size for all members")
+        check_fixed(block.solvers[0])
         own = run.nfe
         solution = block.solve(run.model.upstream(run.x), path=True)
         node = int(torch.randint(solution.n_steps, (), generator=self.generator))
-        found = self.measure(block.field, solution.path[node], block.solvers[0].step_size)
+        step, time = block.solvers[0].step_size, solution.t[node]
+        found = self.measure(block.field, solution.path[node], step, time)
         more = solution.nfe + (1 if self.quantity == "speed" else 2)
         run.nfe = [nfe + more for nfe in own] if isinstance(own, list) else own + more
         return self.weight * found.square().flatten(run.y.dim() - 1).mean(-1)
@@ -356,20 +320,10 @@ class FieldPenalty:
     ) -> None:
         "Nothing is left to do after the optimiser's step."
 
-    def state_dict(self) -> dict:
-        "Returns what the next draws depend on."
-        return dict(generator=self.generator.get_state())
-
-    def load_state_dict(
-        self,
-        state: dict,  # what `state_dict` returned
-    ) -> None:
-        "Go on where `state_dict` was taken."
-        self.generator.set_state(state["generator"].cpu())
-
 # %% ../../nbs/valid_training/02_rivals.ipynb #9b756c76
 class LipschitzBound:
-    """Keeps the spectral norm of every layer of the field at most at a bound.
+    """Keeps the spectral norm of every layer of the field at most at a bound; of a convolution that of its
+    kernel as a matrix (channels out, channels in · taps), which bounds the layer up to the root of the taps.
 
     Raises `ValueError` for a bound that is not positive.
     """

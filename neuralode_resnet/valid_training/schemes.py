@@ -253,7 +253,12 @@ class Scheme:
         seed=0,                    # of the batches, as for `fit`
         progress: bool = True,     # show a progress bar?
     ) -> pd.DataFrame:
-        "Trains the model with new callbacks of this scheme, and returns the history of `fit`."
+        """Trains the model with new callbacks of this scheme, and returns the history of `fit`.
+        Raises `ValueError` for a model with another solver."""
+        others = [str(own) for own in model.block.solvers if str(own) != self.solver]
+        if others:
+            raise ValueError(f"the model is solved by {others[0]}, and the scheme is for {self.solver}: make "
+                             f"the model with it, or set model.block.solver = {self.solver!r}")
         first = model.for_members(as_states(data.x_train[:batch_size]))
         made = self.make_callbacks(model, iterations, first)
         return fit(model, data, iterations, batch_size, lr, seed, progress=progress, **made)

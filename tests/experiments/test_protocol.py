@@ -146,3 +146,19 @@ def test_a_scheme_without_a_name_is_not_filed(tmp_path):
     with pytest.raises(ValueError, match="the same name"):
         compare(SHORT, [SCHEMES["fixed"]] * 2, tmp_path / "rows.csv")
     assert not (tmp_path / "rows.csv").exists()
+
+
+def test_trainings_of_two_lengths_do_not_share_a_table(tmp_path):
+    path = tmp_path / "rows.csv"
+    compare(SHORT, [SCHEMES["fixed"]], path, [0])
+    with pytest.raises(ValueError, match="holds trainings of 60 iterations, and these have 30"):
+        compare(replace(SHORT, iterations=30), [SCHEMES["fixed"]], path, [0])
+
+
+def test_another_draw_of_the_data_is_not_taken_for_done(tmp_path):
+    path = tmp_path / "rows.csv"
+    compare(SHORT, [SCHEMES["fixed"]], path, [0])
+    old = pd.read_csv(path).drop(columns="data_seed")  # as earlier versions wrote it
+    old.to_csv(path, index=False)
+    assert len(compare(SHORT, [SCHEMES["fixed"]], path, [0])) == 1
+    assert len(compare(replace(SHORT, data_seed=7), [SCHEMES["fixed"]], path, [0])) == 2

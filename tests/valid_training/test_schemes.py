@@ -13,7 +13,7 @@ from neuralode_resnet.experiments import Experiment, from_toml, to_toml
 from neuralode_resnet.experiments.reproductions import grids_of
 from neuralode_resnet.models import NeuralODE
 from neuralode_resnet.training import fit
-from neuralode_resnet.valid_training import Scheme, named_schemes, scheme_from
+from neuralode_resnet.valid_training import RECOMMENDED, Scheme, named_schemes, scheme_from
 from neuralode_resnet.valid_training.schemes import ADAPTERS, DRAWS
 
 NAMED = named_schemes()
@@ -113,3 +113,10 @@ def test_a_refinement_ends_with_the_training():
         history = fit(model, data, iterations, progress=False, **callbacks)
         assert history.nfe.iloc[0] == 2
         assert history.nfe.iloc[-1] == 16
+
+
+def test_a_scheme_refuses_a_model_with_another_solver():
+    data = load("sphere2", seed=0)
+    model = NeuralODE.for_data(data, "euler@1/2", channels=4)
+    with pytest.raises(ValueError, match="solved by euler@1/2, and the scheme is for rk4@1/8"):
+        RECOMMENDED.train(model, data, 2, progress=False)
