@@ -106,7 +106,8 @@ def rooms(door: Notebook) -> str:
 
 def short(page: Notebook) -> str:
     "What a sidebar calls a page: the name of a room as it is imported, the title of a page for readers."
-    return page.module.rpartition(".")[2] if page.module else page.title
+    is_room = page.module and page.folder not in READERS
+    return page.module.rpartition(".")[2] if is_room else page.title.split(":")[0]
 
 def origin(notebook) -> str:
     "One line below the title: where this page comes from, and for a tutorial how to run it without installing anything."
