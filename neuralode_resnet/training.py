@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .datasets import Data, as_states
+from .devices import send, with_deterministic_kernels
 from .files import CheckpointError, read_tensors, write_tensors
 from .models import NeuralODE, check_precision, is_out_of_memory, memory_advice
-from .models.model import load_weights
+from .models.model import leaving_check_to_caller, load_weights
 from .solvers import native
 from .solvers.solver import SolveError
 from .solvers.stacks import recognise
@@ -192,28 +193,39 @@ class Run:
         "Call the hooks `before` of the callbacks, and remember what solver and time span were."
         block = self.model.block
         self.drawn = None
-        self.nominal = block.solver, block.t_span
+        self.nominal = block.solvers, block.t_span
         for callback in self.callbacks:
             if hasattr(callback, "before"):
                 callback.before(self)
-        self.drawn = block.solver, block.t_span
+        self.drawn = block.solvers, block.t_span
 
     def take_back(self):
         "Undo what hooks `before` have set for an iteration that did not end, where no callback did."
         block = self.model.block
-        if self.nominal is not None and self.drawn in (None, (block.solver, block.t_span)):
-            block.solver, block.t_span = self.nominal
+        if self.nominal is not None and self.drawn in (None, (block.solvers, block.t_span)):
+            block.solvers, block.t_span = self.nominal
         self.nominal = self.drawn = None
 
     def advance(self):
         "Draw, forward, backward, Adam, record. Raises `SolveError` if a single model's solve fails."
         self.draw()
-        indices = next(self.batches).to(self.data.x_train.device)
+        indices = send(next(self.batches), self.data.x_train.device)
         if self.model.members is None:
             indices = indices[0]
-        self.x = as_states(self.data.x_train[indices], self.dtype)
-        self.y = self.data.y_train[indices]
-        self.logits = self.model(self.x)
+        self.learn(self.data.x_train[indices], self.data.y_train[indices])
+        self.iteration += 1
+
+    def learn(
+        self,
+        x: Tensor,  # samples of a batch as the data hold them, members first
+        y: Tensor,  # their labels, members first
+    ):
+        """Forward, backward, Adam, record: on an accelerator without a wait, for a fixed step and a single
+        model. Raises `SolveError` on the CPU if the model's solve fails."""
+        self.x = as_states(x, self.dtype)
+        self.y = y
+        with leaving_check_to_caller() if self.looks_late else nullcontext():
+            self.logits = self.model(self.x)
         self.nfe = self.model.block.nfe
         by_sample = cross_entropy(self.logits.flatten(0, -2), self.y.flatten(), reduction="none")
         self.losses = by_sample.view(self.y.shape).mean(-1)
@@ -223,13 +235,16 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.record()
-        self.iteration += 1
 
     def record(self):
         "Keep loss, accuracy on the batch, and number of evaluations."
         losses = self.losses.detach().view(-1)
         accuracy = (self.logits.detach().argmax(-1) == self.y).float().mean(-1).view(-1)
-        nfe = torch.as_tensor(self.nfe, dtype=losses.dtype, device=losses.device).expand(len(losses))
+        counts = self.nfe if isinstance(self.nfe, list) else [self.nfe] * len(losses)
+        if len(set(counts)) == 1:
+            nfe = torch.full_like(losses, counts[0])  # no copy to an accelerator
+        else:
+            nfe = send(torch.tensor(counts, dtype=losses.dtype, device="cpu"), losses.device)
         self.metrics.append(torch.stack([losses, accuracy, nfe], -1))
 
     def look(self):
@@ -280,6 +295,7 @@ def save_run(
         "metrics": torch.stack(run.metrics),
         "solver": run.model.block.solver_name,
         "callbacks": [c.state_dict() for c in run.callbacks if hasattr(c, "state_dict")],
+        "device": str(run.data.x_train.device),
     }
     write_tensors(Path(path), payload)
     run.saved_at = run.iteration
@@ -331,8 +347,16 @@ def resume_run(
     path,      # file that `save_run` wrote
 ):
     "Go on where `path` was written. Raises `CheckpointError` if it is damaged or belongs to another run."
-    saved = read_tensors(Path(path), next(run.model.parameters()).device)
+    device = next(run.model.parameters()).device
+    saved = read_tensors(Path(path), device)
     _check_same_run(run, saved, path)
+    before = saved.get("device", str(device))
+    if torch.device(before).type != device.type:
+        warnings.warn(
+            f"{path} was written on {before} and goes on on {device}: devices round differently, so it will "
+            "not end with the bits of a run on either",
+            stacklevel=4,
+        )
     stateful = [callback for callback in run.callbacks if hasattr(callback, "state_dict")]
     try:
         _check_parts(run, saved)
@@ -528,7 +552,7 @@ def _advance(run):
             _check_losses(run)  # the solve may have failed because of an earlier loss
         message = f"training stopped at iteration {run.iteration}: {error}"
         raise TrainingError(message, history_of(run)) from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         advice = memory_advice(run.model.block, _first_state(run, run.batches.batch_size))
@@ -548,11 +572,12 @@ def fit(
     progress: bool = True,         # show a progress bar with the time left?
     checkpoint=None,               # file to resume from, if it is there, and to write to; None: keep nothing
     checkpoint_every: int = 1000,  # iterations between two checkpoints
+    deterministic: bool = False,   # let cuDNN take kernels that give the same bits twice? slower; GPUs only
 ) -> pd.DataFrame:
     """Train `model` (paper, §4), and return the history, one row per iteration and member.
 
-    Recommended: `midpoint`, and a `RandomDepth` as `steps` whose range a `ValidityController` in `callbacks`
-    sets: few flips at low cost (page `paper/beyond`).
+    Recommended: `rk4`, and a `MirroredError(2)` as `steps`, which is what `RECOMMENDED.train` of
+    `valid_training` does: few flips at low cost (page `paper/beyond`).
     Raises `ValueError` before the first iteration for what does not fit, `CheckpointError` for a file of
     another run, `TrainingError` where the training cannot go on, and `Terminated` on SIGTERM. Whatever
     ends the training, the model keeps its mode, and a solver drawn for one iteration is taken back.
@@ -560,7 +585,8 @@ def fit(
     callbacks = list(callbacks) if steps is None else [steps, *callbacks]
     run = _start(model, data, seed, iterations, batch_size, lr, callbacks, checkpoint, checkpoint_every)
     bar = make_bar(iterations, run.iteration, model.block.solvers[0].method, progress=progress)
-    with _heeding_sigterm(), _leaving_tidily(run, checkpoint), _choose_threads(run), bar:
+    same_bits = with_deterministic_kernels(deterministic)
+    with _heeding_sigterm(), _leaving_tidily(run, checkpoint), _choose_threads(run), same_bits, bar:
         while run.iteration < iterations and run.stop is None:
             _advance(run)
             at_end = run.iteration == iterations

@@ -16,6 +16,7 @@ from pathlib import Path
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from ..devices import spread_over_gpus
 from .experiment import rehearse
 from .results import read_progress
 from .runs import run
@@ -67,8 +68,10 @@ def describe_sweep(
             f"{len(work)} runs, about {evaluations:.3g} evaluations of the field in training")
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #cefd615c
-def _check_jobs(jobs):
-    "Number of processes, all cores of this process by default."
+def _check_jobs(jobs, device="cpu"):
+    "Number of processes, by default one per core of this process, or one per GPU on which they run."
+    if jobs is None and str(device).startswith("cuda"):
+        return len({*spread_over_gpus(device, 64)})  # each process has a context on its GPU, of some 400 MB
     if jobs is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
@@ -155,7 +158,11 @@ def _attempts(experiments, store, parent, options):
     outcomes = {}
     for _ in range(3):
         left = [experiment for experiment in experiments if experiment.name not in outcomes]
-        tasks = (delayed(_attempt)(experiment, store, parent, options) for experiment in left)
+        places = spread_over_gpus(options.get("device", "cpu"), len(left))
+        tasks = (
+            delayed(_attempt)(experiment, store, parent, options | {"device": place})
+            for experiment, place in zip(left, places)
+        )
         try:
             for name, outcome in Parallel(batch_size=1, return_as="generator_unordered")(tasks):
                 outcomes[name] = outcome
@@ -207,7 +214,7 @@ def sweep(
 ) -> dict:
     """Run what is not done; returns `{name: reason}` of what failed.
     Raises `ValueError` before anything starts."""
-    jobs = _check_jobs(jobs)
+    jobs = _check_jobs(jobs, options.get("device", "cpu"))
     experiments = list(experiments)
     work = plan_sweep(experiments, store, options.get("device", "cpu"))
     store = open_store(store)
