@@ -22,7 +22,7 @@ from neuralode_resnet.training import fit
 from .board import Kind, check_kept, check_same, command, contents, end_of, refused, run_command, start
 from .damage import BLOCK, CONTROLLED, OTHER, SMALL, finished, result_of, rows_of
 
-TRAIN = ["train", "sphere2", "--scheme", "recommended", "--iterations", "120", "--channels", "4", "--members", "2", "--lr",
+TRAIN = ["train", "sphere2", "--scheme", "midpoint-controller-and-depth-1-percent", "--iterations", "120", "--channels", "4", "--members", "2", "--lr",
          "1e-3", "--check-every", "20", "--device", "cpu"]
 SWEEP = """
 data = "sphere2"
