@@ -351,7 +351,9 @@ def resume_run(
     saved = read_tensors(Path(path), device)
     _check_same_run(run, saved, path)
     before = saved.get("device", str(device))
-    if torch.device(before).type != device.type:
+    if not isinstance(before, str):
+        raise CheckpointError(f"{path} does not fit this training: device = {before!r}")
+    if before.split(":")[0] != device.type:
         warnings.warn(
             f"{path} was written on {before} and goes on on {device}: devices round differently, so it will "
             "not end with the bits of a run on either",

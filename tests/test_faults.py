@@ -38,3 +38,12 @@ def test_what_does_not_survive_is_counted_by_what_became_of_it():
     assert [row[name] for name in BAD] == [1, 1, 2, 7]
     assert row["survived"] == 2
     assert len(complaints) == 5
+
+
+def test_the_stored_scoreboard_is_whole_and_clean(pytestconfig):
+    stored = pd.read_csv(pytestconfig.rootpath / "results" / "faults.csv")
+    assert stored.kind.tolist() == [kind.name for kind in KINDS]
+    assert stored.tries.tolist() == [kind.tries for kind in KINDS]
+    assert stored.tries.sum() >= 1500
+    assert stored[BAD].to_numpy().sum() == 0
+    assert (stored.survived == stored.tries).all()

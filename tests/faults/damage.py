@@ -12,14 +12,15 @@ from neuralode_resnet.experiments import Experiment, collect, run, runs, status,
 from neuralode_resnet.experiments.results import read_model
 from neuralode_resnet.files import CheckpointError
 from neuralode_resnet.models import load_model
-from neuralode_resnet.valid_training import RECOMMENDED
+from neuralode_resnet.valid_training import find_scheme
 
 from .board import BytesLost, Kind, SilentlyWrong, check_kept, check_same, contents, refused
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
 OTHER = replace(SMALL, lr=1e-4)
-CONTROLLED = Experiment("sphere2", RECOMMENDED.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
-                        draw=RECOMMENDED.draw, adaptation={**RECOMMENDED.adaptation, "check_every": 7})
+SCHEME = find_scheme("midpoint-controller-and-depth-1-percent")
+CONTROLLED = Experiment("sphere2", SCHEME.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
+                        draw=SCHEME.draw, adaptation={**SCHEME.adaptation, "check_every": 7})
 BLOCK = 15  # iterations between two checkpoints, so that a short run has several
 PASSING = (".lock", "checkpoint.pt", "progress.json", "failed.json", "done.json", "environment.json", "tensorboard")
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -21,7 +22,7 @@ from neuralode_resnet.training import fit
 from .board import Kind, check_kept, check_same, command, contents, end_of, refused, run_command, start
 from .damage import BLOCK, CONTROLLED, OTHER, SMALL, finished, result_of, rows_of
 
-TRAIN = ["train", "sphere2", "--scheme", "recommended", "--iterations", "120", "--channels", "4", "--members", "2", "--lr",
+TRAIN = ["train", "sphere2", "--scheme", "midpoint-controller-and-depth-1-percent", "--iterations", "120", "--channels", "4", "--members", "2", "--lr",
          "1e-3", "--check-every", "20", "--device", "cpu"]
 SWEEP = """
 data = "sphere2"
@@ -347,11 +348,11 @@ def _memory(scene, rng, i, folder):
     what = ("fit", "audit", "run")[i % 3]
     if what == "fit":
         fit(model, data, 5000, lr=1e-3, callbacks=[note], progress=False)
-    for n in range({"fit": 0, "audit": 120, "run": 60}[what]):
+    for n in range({"fit": 0, "audit": 250, "run": 1000}[what]):
         if what == "audit":
             audit(model, data.x_test[:20], data.y_test[:20])
         else:
-            runs.run_into(folder / "run", SMALL)
+            runs.run_into(folder / "run", replace(SMALL, iterations=2))
             shutil.rmtree(folder / "run")
         note()
     quarter = len(held) // 4
@@ -379,5 +380,5 @@ KINDS = [
     Kind("a store that may only be read", "reading works, writing is refused", 16, 2, _read_only, finished_and_audited),
     Kind("a clock that goes backwards", "the same result to the last bit", 6, 1, _backwards, undisturbed),
     Kind("a cluster's scheduler killed", "one sentence that the same call goes on", 1, 0, _killed_scheduler, swept, limit=400.),
-    Kind("memory of long series", "less than 60 MB in 5,000 iterations of fit; at the rate of 120 audits, 60 runs", 3, 0, _memory, limit=900.),
+    Kind("memory of long series", "less than 60 MB in 5,000 iterations of fit; at the rate of 250 audits, 1,000 runs", 3, 0, _memory, limit=900.),
 ]
