@@ -1,4 +1,5 @@
 "Processes that are killed, told to stop, or out of room; stores behind links, read-only ones, and clocks that go backwards."
+import ctypes
 import json
 import os
 import resource
@@ -12,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from unittest import mock
 
-import neuralode_resnet.cli.main  # noqa: F401  (a user to whom permissions apply may not be able to import it)
 from neuralode_resnet.audit import audit
 from neuralode_resnet.datasets import load
 from neuralode_resnet.experiments import collect, run, runs, status, sweep, to_toml
@@ -205,13 +205,21 @@ def _odd_place(scene, rng, i, folder):
     return "right"
 
 
+def drop_capabilities():
+    """From here on permissions apply to this process, even if it is root, who still may read what is its own.
+    (Another user might not be allowed to read the environment in which the tests run.)"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the structures, this process
+    none = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, twice
+    if libc.capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def unprivileged(act):
-    "`act` as a user to whom permissions apply."
+    "`act` as somebody to whom permissions apply."
     def acting():
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            drop_capabilities()
         act()
     return acting
 
@@ -236,11 +244,9 @@ def _read_only(scene, rng, i, folder):
     (folder / "sweep.toml").write_text("test_solvers = ['euler@1/4', 'rk4@1/4']\n" + "\n".join(
         line for line in to_toml(SMALL).splitlines() if not line.startswith(("test_solvers", "    ", "]", "lr"))
     ).replace("seeds = [", "lr = [0.001, 0.0001]\nseeds = [0, 1]"))
-    outside = folder / "outside"
+    outside, locked = folder / "outside", folder / "locked"
     outside.mkdir()
-    os.chmod(outside, 0o777)
-    for path in (folder.parent, folder):
-        os.chmod(path, 0o755)
+    locked.mkdir(mode=0o555)
     lone = shutil.copytree(store / SMALL.name, folder / "lone")
     for place in (store, lone):
         for path in (*place.rglob("*"), place):
@@ -251,7 +257,7 @@ def _read_only(scene, rng, i, folder):
         "collect": ["collect", store, "--out", outside / "table.csv"],
         "sweep": ["sweep", folder / "sweep.toml", "--out", store, "--jobs", 1], "audit": ["audit", lone, "--member", 0],
         "sweep more": ["sweep", folder / "more.toml", "--out", store, "--jobs", 1],
-        "train": ["train", "sphere2", "--solver", "euler@1/2", "--iterations", 2, "--out", folder / "new"],
+        "train": ["train", "sphere2", "--solver", "euler@1/2", "--iterations", 2, "--out", locked / "new"],
         "train --force": ["train", "sphere2", "--solver", "euler@1/2", "--iterations", 2, "--out", lone, "--force"],
     }[word]
     (folder / "more.toml").write_text(to_toml(SMALL).replace("iterations = 40", "iterations = 3"))
