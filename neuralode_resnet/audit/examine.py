@@ -41,10 +41,12 @@ from .geometry import examine_geometry
 from .hidden import Hidden, find_hidden
 from .other_targets import target_for
 from .repair import is_repaired, try_repair
-from .report import AuditReport
+from .report import AuditReport, describe_data, describe_model
 from .targets import Outcome
 from .torchdiffeq_swap import identity
 from .traps import find_traps, probe_field
+from ..models import is_out_of_memory
+from ..solver_swap import compare_distributions
 
 # %% ../../nbs/audit/15_examine.ipynb #982a1e30
 def _groups(case):
@@ -177,8 +179,12 @@ def _astray(seen, margin):
 
 
 def _rounding(case, found):
-    "The row of rounding, or `None` where there is no run in float64."
-    return case.row(case.own.output, found.double.output) if found.double else None
+    "The row of rounding, by float64 or by a second run, whichever changes more; `None` if neither is there."
+    others = [found.double.output] if found.double else []
+    if case.repeated is not None:
+        others.append(case.repeated)
+    rows = [case.row(case.own.output, other) for other in others]
+    return max(rows, key=lambda row: row["share"]) if rows else None
 
 
 def _may_be_resolved(case, found):
@@ -246,7 +252,8 @@ def _settings(case):
     "What was compared and within what, in plain values."
     compare = getattr(case.compare, "__name__", case.compare)
     limits = dict(change=case.change, tolerance=case.tolerance, confidence=case.confidence)
-    about = dict(model=type(case.target.model).__name__, date=date.today().isoformat(), seed=MOVED_SEED)
+    about = dict(model=describe_model(case.target.model), data=describe_data(case.x, case.y))
+    about |= dict(date=date.today().isoformat(), seed=MOVED_SEED)
     versions = dict(torch=torch.__version__, neuralode_resnet=neuralode_resnet.__version__)
     compared = dict(n=len(case.own.output), compare=compare, unit=case.unit, **limits)
     return dict(**compared, own=_own_row(case), **about, versions=versions)
@@ -260,6 +267,11 @@ def _notes(case, found, hidden):
         said.append(f"no method of higher order than {', '.join(methods)} is known to {case.target.kind}")
     if not found.moved:
         said.append(f"no run has moved nodes, since {case.target.kind} cannot move them here")
+    if case.repeated is not None:
+        size = (case.own.output - case.repeated).abs().max().item()
+        said.append(f"two runs differ by {size:.2g}, as rounding does: kernels add in an order that changes")
+    if is_out_of_memory(RuntimeError(found.reason)):
+        said.append(f"no memory for float64, so every run has the model's own precision: {found.reason}")
     if hidden.reason:
         said.append(f"what the field does between the steps was not looked at: {hidden.reason}")
     return said
@@ -297,7 +309,16 @@ def _undecidable(case, found):
     return int((~find_decidable(case.own.output, pair[0], pair, case.compare)).sum())
 
 
-def _reported(case, ignore_outside):
+def _distributions(case, found):
+    "Of values without targets, as samplers have them: how far the two sets are apart, else nothing."
+    own, better = case.own.output, found.best[-1].output
+    finite = (own.isfinite() & better.isfinite()).reshape(len(own), -1).all(1)
+    if case.y is not None or case.compare in ("class", "accuracy") or finite.sum() < 20:
+        return {}
+    return asdict(compare_distributions(own, better, case.confidence))
+
+
+def _reported(case, ignore_outside, trained_through_solver):
     "The `AuditReport` of a checked case."
     probes, found, groups = _probed(case), refine_case(case), _groups(case)
     seen, margin = measure_convergence(case, found)
@@ -308,7 +329,9 @@ def _reported(case, ignore_outside):
     less = find_coarser(case, found) if judgement.verdict == "ODE" else None
     resolved = seen.resolved.double().mean().item()
     observed = seen.observed.nanmedian().item()
-    swaps = _swaps(case, found)[0] + _alone(case, groups)
+    alone = _alone(case, groups)
+    swaps = _swaps(case, found)[0] + alone
+    advised = resolved, judgement.verdict, repair, less, trained_through_solver, alone
     return AuditReport(
         **asdict(judgement),
         settings=_settings(case),
@@ -319,11 +342,12 @@ def _reported(case, ignore_outside):
         rounding=_rounding(case, found) or dict(reason=found.reason),
         geometry=_geometries(case, groups, probes),
         repair=repair,
-        advice=give_advice(case, found, resolved, judgement.verdict, repair, less),
+        advice=give_advice(case, found, *advised),
         traps=_one_class(case) + find_traps(case.target, case.x, case.own.solves, probes),
         notes=_notes(case, found, hidden),
         hidden=asdict(hidden),
         undecidable=_undecidable(case, found),
+        distributions=_distributions(case, found),
         coarser=less,
         samples=samples,
     )
@@ -347,6 +371,7 @@ def audit(
     unit: str = "relative",    # of `change`; "absolute" for nats and the like
     max_nfe: int = None,       # evaluations of one solve at most; about fifty times the model's own if None
     ignore_outside: bool = False,  # are calls of the field outside of every solver no steps?
+    trained_through_solver: bool = None,  # False for flow matching, given physics; None: not known
 ) -> AuditReport:
     "An `AuditReport`. Leaves the model unchanged. Raises `ValueError` for what cannot be audited."
     start = time.perf_counter()
@@ -363,7 +388,7 @@ def audit(
     )
     with warnings.catch_warnings():
         _without_torchs_warning()
-        report = _reported(check_case(case), ignore_outside)
+        report = _reported(check_case(case), ignore_outside, trained_through_solver)
     return replace(report, seconds=time.perf_counter() - start)
 
 # %% ../../nbs/audit/15_examine.ipynb #73610378

@@ -269,7 +269,7 @@ class BlockTarget(Target):
         head = getattr(self.model, "head", None)
         if head is None or any(len(run.solves) != 1 for run in runs):
             return None
-        states = torch.stack([run.solves[0].path[-1].double().flatten(1) for run in runs])
+        states = torch.stack([run.solves[0].path[-1].cpu().double().flatten(1) for run in runs])
         try:
             return states, head_margin(head, states[0])
         except ValueError:  # the head is not linear

@@ -174,15 +174,18 @@ def _as_size(text):
 
 def _parse(text):
     "The solver that `text` names, or the `Solver` that it is already."
-    return text if isinstance(text, Solver) else _read(str(text))
+    if isinstance(text, Solver):
+        return text
+    text = str(text)
+    method = text.strip().partition("@")[0]
+    return _read(text, find_tableau(method).adaptive)  # a user's method may have been taken away
 
 
 @lru_cache(maxsize=256)  # a training reads the same text at every iteration
-def _read(text):
-    "The solver that `text` names."
+def _read(text, is_adaptive):
+    "The solver that `text` names, with a method that is there."
     method, _, accuracy = text.strip().partition("@")
-    tableau = find_tableau(method)
-    bare = "tol" if tableau.adaptive and "/" not in accuracy else "step_size"
+    bare = "tol" if is_adaptive and "/" not in accuracy else "step_size"
     names = {"": bare, "h": "step_size", "tol": "tol", "rtol": "rtol", "atol": "atol"}
     parts = [part for part in accuracy.split(",") if part]
     try:
@@ -359,7 +362,7 @@ def _read_problem(z, solver, t_span, times, jumps, **wishes):
     if isinstance(ends[1], Tensor) and ends[1].dim() > 0:
         _check_own_ends(z, solver, ends, wanted, jumps, wishes)
         (start,) = _as_floats(ends[:1])
-        lengths = ends[1].detach().double() - start
+        lengths = ends[1].detach().cpu().double() - start
         span = (start, start + lengths.flatten()[lengths.abs().argmax()].item())
     else:
         span = _as_floats(ends)

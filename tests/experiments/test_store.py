@@ -20,11 +20,12 @@ from neuralode_resnet.experiments import (
 from neuralode_resnet.experiments.store import claimed, list_visible
 from neuralode_resnet.files import read_toml
 from neuralode_resnet.models import load_model
-from neuralode_resnet.valid_training import RECOMMENDED
+from neuralode_resnet.valid_training import find_scheme
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
-CONTROLLED = Experiment("sphere2", RECOMMENDED.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
-                        draw=RECOMMENDED.draw, adaptation={**RECOMMENDED.adaptation, "check_every": 7})
+SCHEME = find_scheme("midpoint-controller-and-depth-1-percent")
+CONTROLLED = Experiment("sphere2", SCHEME.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
+                        draw=SCHEME.draw, adaptation={**SCHEME.adaptation, "check_every": 7})
 LONGER = """
 data = "sphere2"
 train_solver = ["euler@1/2", "euler@1/3", "dopri5@1e-1"]
@@ -290,6 +291,9 @@ def test_a_crafted_marker_reads_nothing_outside_of_its_folder(tmp_path):
     folder = run(SMALL, tmp_path)
     marker = json.loads((folder / "done.json").read_text())
     marker["sha256"]["../store.toml"] = "0"
+    (folder / "done.json").write_text(json.dumps(marker))
+    with pytest.raises(StoreError, match="done.json is damaged .it is not what the run wrote"): run(SMALL, tmp_path)
+    del marker["own"]  # as an earlier version wrote it
     (folder / "done.json").write_text(json.dumps(marker))
     with pytest.raises(StoreError, match="missing or not what the run wrote"): run(SMALL, tmp_path)
 
