@@ -14,15 +14,23 @@ def seconds(call, clock=time.perf_counter):
     return clock() - start
 
 
-def interleaved(calls, # functions without arguments
-                rounds, # timings of each
-                clock=time.perf_counter): # by which they are timed
-    "Quartiles (lower, median, upper) of each call's time in seconds, taken in turns: A B C A B C …"
+def in_turns(calls, # functions without arguments
+             rounds, # timings of each
+             clock=time.perf_counter): # by which they are timed
+    "For each call its times in seconds, taken in turns: A B C A B C …"
     times = [[] for _ in calls]
     for _ in range(rounds):
         for call, own in zip(calls, times):
             call()  # not timed: brings caches and thread pools back from the candidate before
             own.append(seconds(call, clock))
+    return times
+
+
+def interleaved(calls, # functions without arguments
+                rounds, # timings of each
+                clock=time.perf_counter): # by which they are timed
+    "Quartiles (lower, median, upper) of each call's time in seconds, taken in turns."
+    times = in_turns(calls, rounds, clock)
     return [statistics.quantiles(own, n=4, method="inclusive") for own in times]
 
 

@@ -31,7 +31,7 @@ class Layer:
     bias: bool                # is there a bias?
     taps: int = 0             # of a convolution; 0: a linear layer
     left: int = 0             # zeros before the first position
-    time: int = 0             # column or channel of the weight for the time: 0 none, 1 the first, 2 the last
+    time: int = 0             # column or channel of the weight for the time: 0 none, 1 first, 2 last
     activation: str = "none"  # a key of `ACTIVATION`
     p: float = 0.             # its settings: slope below zero, alpha, beta
     q: float = 0.             # threshold of softplus
