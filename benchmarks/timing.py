@@ -15,14 +15,18 @@ def seconds(call, clock=time.perf_counter):
 
 
 def in_turns(calls, # functions without arguments
-             rounds, # timings of each
-             clock=time.perf_counter): # by which they are timed
-    "For each call its times in seconds, taken in turns: A B C A B C …"
+             rounds, # turns of each
+             clock=time.perf_counter, # by which they are timed
+             turn=0.): # seconds that a turn lasts; at least one call is timed in each
+    "For each call its times in seconds, taken in turns: A B C A B C …, or, where turns last, A A A B B B C C C A A A …"
     times = [[] for _ in calls]
     for _ in range(rounds):
         for call, own in zip(calls, times):
             call()  # not timed: brings caches and thread pools back from the candidate before
+            begin = time.perf_counter()
             own.append(seconds(call, clock))
+            while time.perf_counter() - begin < turn:
+                own.append(seconds(call, clock))
     return times
 
 

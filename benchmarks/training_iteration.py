@@ -29,6 +29,7 @@ from neuralode_resnet.solvers import native
 from neuralode_resnet.solvers.stacks import recognise
 
 BATCH, CHANNELS, N_STEPS, MEMBERS, TOL = 128, 32, 64, 10, 1e-5
+TURN = 0.2  # seconds that a candidate runs before the next one does, as in a training: threads of the one before are asleep by then
 WIDTHS = (2, 2 * CHANNELS, 2 * CHANNELS, 2)  # of the folded field's layers: 2 numbers of state, each with its channels
 #: Forward, and twice as much backward: gradients of the inputs and of the weights.
 def euler_operations(widths=WIDTHS, batch=BATCH):
@@ -241,7 +242,7 @@ def measure(case, rounds, peak, clock):
     "One row per candidate; times in milliseconds per member."
     work, rows = check_equal_work(case), []
     rounds = max(5, round(rounds * case.share))
-    times_of_all = timing.in_turns([candidate.run for candidate in case.candidates], rounds, clock)
+    times_of_all = timing.in_turns([candidate.run for candidate in case.candidates], rounds, clock, TURN)
     for candidate, did, times in zip(case.candidates, work, times_of_all):
         least, low, median, high = 1e3 / case.members * np.quantile(times, [0, 0.25, 0.5, 0.75])
         rows.append(dict(case=case.title, library=candidate.library, how=candidate.how, work=did, members=case.members,
@@ -283,7 +284,7 @@ def table(frame):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="timings of each candidate (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each candidate (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="5 rounds, to see that everything runs")
     parser.add_argument("--only", default="", help="a part of the titles of the cases to run (default: all)")
     parser.add_argument("--threads", type=int, help="threads of torch and of JAX (default: their own choice)")
