@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMPARISONS', 'UNITS', 'FINER', 'predict_classes', 'relative_change', 'absolute_change', 'measure_change',
            'find_changed', 'find_decidable', 'share_interval', 'gap_interval', 'swap_row', 'Judgement',
-           'samples_needed', 'judge_swaps']
+           'samples_needed', 'judge_outputs', 'judge_swaps']
 
 # %% ../../nbs/audit/07_evidence.ipynb #ece9d2fd
 import math
@@ -248,6 +248,38 @@ def _seen(row, compare):
     interval = f"({row['low']:.1%} to {row['high']:.1%})"
     counts = f"{row['changed']} of {row['n']} {noun} change"
     return f"{counts} under {row['solver']}, {row['share']:.1%} {interval}"
+
+
+def judge_outputs(
+    error: Tensor,        # estimated errors (n,) of the outputs, infinite where nothing has converged
+    moved: Tensor,        # by how much (n,) they move to the most accurate run
+    doubt: Tensor,        # by how much (n,) the two most accurate runs differ
+    margin: Tensor,       # how much would matter (n,)
+    order: float,         # that was observed
+    noun: str = "outputs",  # what rows are
+) -> Judgement:
+    "The `Judgement` on every output by itself, where there are no independent samples to count."
+    n = len(error)
+    share = (error / margin).nan_to_num(math.inf, math.inf)
+    far = moved - doubt > margin
+    settled = doubt < moved / 2
+    worst = int((moved / margin).nan_to_num(math.inf, math.inf).argmax())
+    size = (moved / margin)[worst].item()
+    if (far & settled).any():
+        many = int((far & settled).sum())
+        why = f"{many} of {n} {noun} change by more than what matters, at most by {size:.3g} times that"
+        return Judgement("ResNet", why)
+    if bool((share < 1).all()):
+        largest = share.max().item()
+        seen = "no order to be seen" if math.isnan(order) else f"converging with order {order:.1f}"
+        of_all = f"the estimated error of all {n} {noun}"
+        why = f"{of_all} is below what matters, at most {largest:.2g} times that, {seen}"
+        return Judgement("ODE", why)
+    many = int((share >= 1).sum())
+    unknown = int(error.isinf().sum())
+    astray = f"{unknown} have not converged"
+    why = f"the error of {many} of {n} {noun} is not below what matters, or not known ({astray})"
+    return Judgement("undecided", why, FINER)
 
 
 def judge_swaps(

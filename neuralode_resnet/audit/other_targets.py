@@ -269,6 +269,8 @@ class BlockTarget(Target):
         head = getattr(self.model, "head", None)
         if head is None or any(len(run.solves) != 1 for run in runs):
             return None
+        if any(len(run.solves[0].path[-1]) != len(run.output) for run in runs):  # solved in chunks
+            return None
         states = torch.stack([run.solves[0].path[-1].double().flatten(1) for run in runs])
         try:
             return states, head_margin(head, states[0])
