@@ -12,7 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import reference  # noqa: E402
 from explorer import explorer_data  # noqa: E402
 from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
-from notebooks import PACKAGE, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
+from notebooks import PACKAGE, RESULTS_FIRST, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
 from notebooks import home as home_of  # noqa: E402
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
@@ -22,8 +22,26 @@ READERS = ("tutorials", "zoo", "paper")  # folders of pages that are no modules
 GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
 COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
 NO_FACTS = "no facts yet"
-SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "explore": "Drag the solver", "why_it_happens": "Why it happens",
-            "paper/index": "The paper", "api": "API", "command_line": "Command line", "related_work": "Related work", "benchmarks": "Benchmarks",
+BEYOND = ["paper/beyond", "paper/why_random_depth"]  # pages of the section "Stay an ODE"
+PAPER_TITLES = {  # in the sidebar, where the part before the colon does not tell pages apart
+    "paper/algorithm_1": "Algorithm 1", "paper/algorithm_2": "Algorithm 2", "paper/figure_4_images": "Figure 4, images",
+    "paper/figure_5": "Figure 5", "paper/supplement_adaptive": "Adaptive solvers", "paper/supplement_adjoint": "Adjoint training",
+    "paper/supplement_cost": "Cost", "paper/supplement_crossing": "A: crossing", "paper/supplement_fixed_step": "Fixed steps",
+    "paper/supplement_tolerance": "B: tolerances", "paper/beyond": "The comparison", "paper/why_random_depth": "Why random depth works",
+}
+START_HERE = {  # name -> where it is imported from, what for
+    "audit": ("audit", "Is a trained model an ODE? A verdict with its evidence, for any model that solves with torchdiffeq, or here."),
+    "Solver": ("solvers", "A method and its accuracy, as in `euler@1/64` or `dopri5@1e-3`."),
+    "NeuralODE": ("models", "The paper's classifier: a field that is solved, and a head. Several seeds train as one ensemble."),
+    "fit": ("training", "Trains a model; resumable, with callbacks that watch or change the solver."),
+    "swap_grid": ("solver_swap", "Accuracy and agreement of a trained model under other solvers, as a table."),
+    "RandomDepth": ("valid_training", "Draws the number of steps of every iteration, so that the model stays an ODE."),
+    "ValidityController": ("valid_training", "Sets the solver during training so that few predictions depend on it."),
+    "StepAdapter": ("adaptation", "The paper's step adaptation, in any training loop."),
+    "crossings": ("crossing", "Where numerical trajectories cross, which solutions never do."),
+}
+SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/index": "Zoo", "stay_an_ode": "Stay an ODE", "explore": "Drag the solver",
+            "why_it_happens": "Why it happens", "paper/index": "The paper", "api": "API", "command_line": "Command line", "related_work": "Related work", "benchmarks": "Benchmarks",
             "contributing": "Contributing", "changelog": "Changelog"}
 
 
@@ -32,6 +50,8 @@ SECTIONS = {"get_started": "Get started", "tutorials/index": "Tutorials", "zoo/i
 def page_of(notebook: Notebook, folder: Path) -> None:
     "Write the notebook as Sphinx is to read it."
     nb = read_nb(notebook.path)
+    for cell in nb.cells:
+        cell.result_first_ = notebook.folder in RESULTS_FIRST
     ForSphinx()(nb)
     if notebook.name == "index":  # title and introduction are on the home page
         nb.cells[0].source, nb.cells[1].source = "# Get started", after_introduction(nb.cells[1].source)
@@ -121,7 +141,11 @@ def without_alt(pages: list[Notebook]) -> list[str]:
 
 # Pages made of lists
 
-def toctree(names, caption="", hidden=False) -> str:
+def toctree(
+    names,          # of pages: a list, or what the sidebar calls each
+    caption="",     # above them in the sidebar
+    hidden=False,   # in the sidebar only
+) -> str:
     options = (f":caption: {caption}\n" if caption else "") + (":hidden:\n" if hidden else ":maxdepth: 1\n")
     entries = [f"{title} </{name}>" for name, title in names.items()] if isinstance(names, dict) else [f"/{name}" for name in names]
     return "```{toctree}\n" + options + "\n" + "\n".join(entries) + "\n```"
@@ -135,7 +159,8 @@ def listed(pages) -> str:
 def api(modules: list[Notebook]) -> str:
     "A table of the doors, then the rooms behind each, folded."
     doors = [page for page in modules if page.is_door or not page.folder]
-    text = ["# API", "The package is a house. What you import stands at its doors; behind a door are rooms, and a room is a "
+    text = ["# API", "## Start here", "| name | import it from | what it is for |\n| --- | --- | --- |\n" + "\n".join(map(start_row, START_HERE)),
+            "## All doors", "The package is a house. What you import stands at its doors; behind a door are rooms, and a room is a "
             "notebook: code, explanation and tests at once. Doors build on one another from top to bottom, and so do rooms. "
             "Each public name is documented where it is defined; the {ref}`index <genindex>` lists all of them.",
             "| door | claim | names |\n| --- | --- | --- |\n" + "\n".join(map(api_row, doors)), "## The rooms"]
@@ -147,10 +172,36 @@ def api(modules: list[Notebook]) -> str:
     return "\n\n".join([*text, toctree([page.name for page in doors], hidden=True)])
 
 
+def start_row(name: str) -> str:
+    door, purpose = START_HERE[name]
+    door = f"{PACKAGE}.{door}"
+    return f"| {{py:obj}}`~{home_of(name, door)}.{name}` | `{door}` | {purpose} |"
+
+
 def api_row(page):
     own = [f"{{py:obj}}`~{page.module}.{name}`" for name in page.defined]
     others = [f"{{py:obj}}`~{home_of(name, module)}.{name}`" for name, module in page.handed_on.items()]
     return f"| [{page.title}](/{page.name}.ipynb) | {page.claim} | {' '.join(own + others)} |"
+
+
+def group_of(page: Notebook) -> str:
+    "What the sidebar calls the kind of a page about the paper."
+    kind = page.path.stem.partition("_")[0]
+    return {"figure": "Figures", "table": "Tables and algorithms", "algorithm": "Tables and algorithms"}.get(kind, "Supplement")
+
+
+def grouped(pages: list[Notebook]) -> str:
+    "The sidebar of the paper: figures, tables and algorithms, supplement, under short titles."
+    groups = {}
+    for page in pages:
+        groups.setdefault(group_of(page), {})[page.name] = PAPER_TITLES.get(page.name, page.title.split(":")[0])
+    return "\n\n".join(toctree(titles, caption, hidden=True) for caption, titles in groups.items())
+
+
+def stay_an_ode(pages: list[Notebook]) -> str:
+    text = (HERE / "stay_an_ode.md").read_text(encoding="utf-8").strip()
+    titles = {page.name: PAPER_TITLES.get(page.name, page.title.split(":")[0]) for page in pages}
+    return "\n\n".join([text, listed(pages), toctree(titles, hidden=True)])
 
 
 def paper(pages: list[Notebook]) -> str:
@@ -160,7 +211,7 @@ def paper(pages: list[Notebook]) -> str:
         rows += [f"| {claim} | [{page.title.split(':')[0]}](/{page.name}.ipynb) | {reproduced} | {ours} | {theirs} |"
                  for claim, reproduced, ours, theirs in facts]
     return "\n\n".join([(HERE / "paper.md").read_text(encoding="utf-8").strip(), "\n".join(rows),
-                        toctree([page.name for page in pages], hidden=True)])
+                        grouped([page for page in pages if page.name not in BEYOND])])
 
 
 def tutorials(pages: list[Notebook]) -> str:
@@ -213,6 +264,7 @@ def write_pages(folder: Path) -> None:
         "why_it_happens": filled((HERE / "why_it_happens.md").read_text(encoding="utf-8"), shown),
         "explore": (HERE / "explore.md").read_text(encoding="utf-8"),
         "related_work": (HERE / "related_work.md").read_text(encoding="utf-8"),
+        "stay_an_ode": stay_an_ode([page for page in found if page.name in BEYOND]),
         "tutorials/index": tutorials(group["tutorials"]),
         "paper/index": paper(group["paper"]),
         "api": api(chapters),

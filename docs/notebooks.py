@@ -28,6 +28,7 @@ PACKAGE = SETTINGS["lib_name"]
 NBS = ROOT / SETTINGS["nbs_path"]
 DOORS = SETTINGS["doors"].split()  # the order of the chapters
 EXPORTED = {"export", "exports", "exporti"}
+RESULTS_FIRST = {"paper", "beyond", "zoo"}  # folders of pages that fold all their code: the result is what they are read for
 DIRECTIVE = re.compile(r"^[ \t]*#[ \t]*\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)$", re.MULTILINE)
 DPI = 144  # of figures that do not say it themselves: `plots.use_style`
 
@@ -213,11 +214,14 @@ def for_myst(cell):
         del cell["source"]
         return
     cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
-    folded = bool(cell.directives_.keys() & (EXPORTED | {"hide_input"})) or "code-fold" in options
+    asked = bool(cell.directives_.keys() & (EXPORTED | {"hide_input"})) or options.get("code-fold", "false") != "false"
+    folded = asked or cell.get("result_first_", False) and options.get("code-fold") != "false"
     tags = {"remove-input": options.get("echo") == "false" or "facts" in cell.directives_,
             "remove-output": options.get("output") == "false", "hide-input": folded}
     cell.metadata["tags"] = [tag for tag, wanted in tags.items() if wanted]
-    prompt = f"Source: {defined(cell.source)}" if cell.directives_.keys() & EXPORTED else "Code of the output below"
+    has_output = bool(cell.get("outputs")) and not tags["remove-output"]
+    kind = "Source" if cell.directives_.keys() & EXPORTED else "Code"
+    prompt = "Code of the output below" if has_output and kind == "Code" else f"{kind}: {defined(cell.source)}"
     cell.metadata["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
     cell["outputs"] = [output for output in cell.get("outputs", []) if not is_widget(output)]
     pictures = [picture for output in cell.outputs if (picture := png(output))]
@@ -227,8 +231,12 @@ def for_myst(cell):
 
 def defined(source: str) -> str:
     "What an exported cell holds, in a few words."
-    names = [name for node in ast.parse(source).body for name in defines(node)]
-    return ", ".join(names) if names else "imports"
+    body = ast.parse(source).body
+    names = list(dict.fromkeys(name for node in body for name in defines(node)))
+    if names:
+        return ", ".join(names)
+    imports = body and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+    return "imports" if imports or not body else "checks" if any(isinstance(node, ast.Assert) for node in body) else "what follows"
 
 
 def is_widget(output):

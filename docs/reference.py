@@ -93,15 +93,25 @@ def parameters(obj) -> str:
         inherited = docments(base, full=True) if is_dataclass(base) else {}
         for name, info in found.items():
             info["docment"] = info["docment"] or (inherited.get(name) or {}).get("docment")
-    rows = [(f"`{name}`" if name != "return" else "returns", type_name(info), (info["docment"] or "").replace("\n", " "))
+    rows = [(f"`{name}`" if name != "return" else "returns", type_name(info), default_of(info),
+             (info["docment"] or "").replace("\n", " "))
             for name, info in found.items() if name not in ("self", "cls")]
-    if not any(comment for _, _, comment in rows):
+    if not any(comment for *_, comment in rows):
         return ""
     rows = [row for row in rows if row[0] != "returns" or any(row[1:])]
-    typed = any(kind for _, kind, _ in rows)
-    head = ["| parameter | type | |", "| --- | --- | --- |"] if typed else ["| parameter | |", "| --- | --- |"]
-    rows = [[part.replace("|", "\\|") for part in (row if typed else row[::2])] for row in rows]
-    return "\n".join(head + ["| " + " | ".join(row) + " |" for row in rows])
+    columns = ["Parameter", "Type", "Default", "Description"]
+    kept = [i for i, column in enumerate(columns) if column in ("Parameter", "Description") or any(row[i] for row in rows)]
+    lines = [[columns[i] for i in kept], ["---"] * len(kept)]
+    lines += [[row[i].replace("|", "\\|") for i in kept] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def default_of(info) -> str:
+    "As Python would write it; nothing where an argument is required."
+    default = info.get("default", inspect.Parameter.empty)
+    if default is inspect.Parameter.empty:
+        return ""
+    return f"`{readable(default)!r}`"
 
 
 def type_name(info) -> str:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASS_COLORS', 'CLASS_MARKERS', 'METHOD_COLORS', 'METHOD_MARKERS', 'method_look', 'use_style', 'plot_points',
-           'plot_trajectories', 'plot_accuracy', 'plot_history', 'slope', 'plot_orders', 'plot_steps', 'figure_1']
+           'plot_trajectories', 'plot_accuracy', 'plot_history', 'slope', 'plot_orders', 'plot_steps', 'figure_1',
+           'plot_end_states', 'figure_collapse_and_cure']
 
 # %% ../nbs/01_plots.ipynb #1b44072c
 import hashlib
@@ -18,7 +19,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 # %% ../nbs/01_plots.ipynb #5146b6ca
 CLASS_COLORS = ("#14407f", "#f5a742", "#b03a5b", "#5fb3b3", "#7f7f7f", "#222222")  # class 0, 1, ...
@@ -342,4 +344,133 @@ def figure_1(
             named[label] = handle
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, handletextpad=.1)
     fig.legend(named.values(), named, loc="outside lower center", ncols=6)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #76f537d4
+def _space_evenly(low, high, n=400):
+    "From `low` to `high`, evenly spaced on an axis that is scaled by the inverse hyperbolic sine."
+    return np.sinh(np.linspace(np.arcsinh(low), np.arcsinh(high), n))
+
+
+def _scale_far_away(ax, points):
+    "Axes that hold all `points` (n, 2), linear near zero and logarithmic far away."
+    low, high = np.arcsinh(points.min(0)), np.arcsinh(points.max(0))
+    margin = .07 * (high - low)
+    low, high = np.sinh(low - margin), np.sinh(high + margin)
+    ax.set_xscale("asinh", linear_width=1)
+    ax.set_yscale("asinh", linear_width=1)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    powers = 10. ** np.arange(0, 13)
+    for axis, reach in ((ax.xaxis, abs(points[:, 0]).max()), (ax.yaxis, abs(points[:, 1]).max())):
+        shown = powers[powers <= max(reach, 1)][::-1][::2][:2]  # the outermost, and one between it and zero
+        shown = shown[(shown > 1) | (shown == shown[0])]
+        axis.set_major_locator(FixedLocator([*-shown, 0, *shown]))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+
+
+def _draw_decision(ax, weight, bias):
+    "Shade the two sides of the line on which the head changes its mind, all over the panel."
+    x, y = np.meshgrid(_space_evenly(*ax.get_xlim()), _space_evenly(*ax.get_ylim()))
+    score = weight[0] * x + weight[1] * y + bias
+    ax.contourf(x, y, score, levels=[-np.inf, 0, np.inf], colors=CLASS_COLORS[:2], alpha=.13, zorder=0)
+    ax.contour(x, y, score, levels=[0], colors=".2", linewidths=1.1, linestyles="--", zorder=1)
+
+
+def plot_end_states(
+    z,  # end states (n, 2), or (n, *state) with two numbers per state
+    y,  # labels (n,), 0 or 1
+    weight,  # of the head's decision (2,): class 1 where weight · z + bias > 0
+    bias: float,  # of the head's decision
+    ax: Axes | None = None,  # drawn on; a new one if None
+    starts=None,  # where the states started (n, 2), drawn hollow; not drawn if None
+    expected=None,  # predictions under another solver (n,): a ring around those that differ; no rings if None
+    also=None,  # further states (m, 2) that the axes have to hold; none if None
+) -> Axes:
+    """Draw end states beside the line on which a linear head decides between two classes.
+    Raises `ValueError` for other states or labels."""
+    z = _check_planar(z, 1, "plot_end_states")
+    y = _check_classes(y, len(z), "plot_end_states")
+    if y.max() > 1:
+        raise ValueError(f"plot_end_states: a line divides two classes, got labels up to {y.max()}")
+    held = [z]
+    ax = ax or plt.subplots()[1]
+    if starts is not None:
+        starts = _check_planar(starts, 1, "plot_end_states")
+        held.append(starts)
+    if also is not None:
+        held.append(_check_planar(also, 1, "plot_end_states"))
+    for k in np.unique(y):
+        color, marker = CLASS_COLORS[k], CLASS_MARKERS[k]
+        if starts is not None:
+            hollow = dict(facecolor="none", edgecolor=color, lw=.5, alpha=.6)
+            ax.scatter(*starts[y == k].T, s=7, marker=marker, **hollow)
+        ax.scatter(*z[y == k].T, s=11, lw=0, color=color, marker=marker, zorder=2, label=f"class {k}")
+    if expected is not None:
+        moved = (z @ _to_array(weight) + bias > 0) != _to_array(expected).astype(bool)
+        ax.scatter(*z[moved].T, s=34, facecolor="none", edgecolor=CLASS_COLORS[2], lw=.9, zorder=3)
+    _scale_far_away(ax, np.concatenate(held))
+    _draw_decision(ax, _to_array(weight), float(bias))
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    return ax
+
+# %% ../nbs/01_plots.ipynb #1435c2f7
+def _draw_better_solvers(ax, row, last):
+    "Accuracy against evaluations; what is more accurate than the model's own solver is shaded."
+    frame, nfe = row["frame"], row["nfe"]
+    ax.axvspan(nfe, last, color=".92", lw=0, zorder=0, label="better solvers")
+    for method, rows in frame.groupby("method", sort=False):
+        rows = rows.sort_values("nfe")
+        ax.plot(rows["nfe"], rows["accuracy"], label=method, **method_look(method))
+    ring = dict(marker="o", ms=11, mfc="none", mec=".2", mew=1.2, ls="none")
+    ax.plot([nfe], [row["accuracy"]], label="own solver", **ring)
+    ax.axhline(.5, color=".6", lw=.8, ls=":", label="chance")
+    ax.set(xscale="log", xlabel="evaluations of the field in a solve", ylabel="test accuracy")
+    ax.set(xlim=(frame["nfe"].min() * .8, last), ylim=(min(.36, frame["accuracy"].min() - .04), 1.03))
+    ax.xaxis.set(major_locator=LogLocator(base=2, numticks=9), minor_locator=NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _find_classes(states, row):
+    "The class (n,) that the head of a model gives to end states: True for class 1."
+    states = _to_array(states)
+    return states.reshape(len(states), -1) @ _to_array(row["weight"]) + float(row["bias"]) > 0
+
+
+def _make_key(axes):
+    "Handles of everything that is drawn, by what they mean."
+    points = dict(ls="none", mfc="none")
+    handles = [
+        Line2D([], [], marker="o", ms=4, label="start (hollow)", color=".4", **points),
+        Line2D([], [], color=".2", ls="--", label="the head's decision line"),
+        Line2D([], [], marker="o", ms=6, mec=CLASS_COLORS[2], label="predicted otherwise", **points),
+    ]
+    for k in (1, 0):
+        look = dict(marker=CLASS_MARKERS[k], color=CLASS_COLORS[k])
+        handles.insert(0, Line2D([], [], ls="none", label=f"class {k}", **look))
+    named = {handle.get_label(): handle for handle in handles}
+    for ax in axes:
+        named.update({label: handle for handle, label in zip(*ax.get_legend_handles_labels())})
+    return named
+
+
+def figure_collapse_and_cure(
+    rows: list,  # a dict for each model, with the keys of the table above
+) -> Figure:
+    """A row of three panels for each model: end states under its own solver, under a finer one, accuracies.
+    Raises `ValueError` as `plot_end_states` does."""
+    fig, axes = plt.subplots(len(rows), 3, figsize=(9.6, 2.9 * len(rows)), squeeze=False)
+    for (own_ax, better_ax, accuracy_ax), row in zip(axes, rows):
+        head = dict(weight=row["weight"], bias=row["bias"], starts=row["start"])
+        own_classes = _find_classes(row["own"], row)
+        moved = int((own_classes != _find_classes(row["better"], row)).sum())
+        plot_end_states(row["own"], row["y"], ax=own_ax, also=row["better"], **head)
+        plot_end_states(row["better"], row["y"], ax=better_ax, also=row["own"], expected=own_classes, **head)
+        _draw_better_solvers(accuracy_ax, row, last=row["frame"]["nfe"].max() * 1.3)
+        own_ax.set_title(f"{row['title']}\nunder its own solver", fontweight="bold")
+        counted = f"{moved} of {len(own_classes)} points otherwise"
+        better_ax.set_title(f"a solver ten times finer predicts\n{counted}")
+        accuracy_ax.set_title(f"audit: {row['verdict']}\naccuracy under every solver")
+    named = _make_key(axes[:, 2])
+    fig.legend(named.values(), named, loc="outside lower center", ncols=5)
     return fig

@@ -22,10 +22,25 @@ def pytest_cmdline_main(config):
     unsaid = getattr(options, "numprocesses", 0) is None and options.dist == "no"
     alone = options.capture == "no" or options.usepdb or options.collectonly or hasattr(config, "workerinput")
     if unsaid and not alone and cores() > 1:
-        options.numprocesses, options.dist = cores(), "loadgroup"
+        options.numprocesses = cores()
     if getattr(options, "numprocesses", None):  # processes that share a core are slower with more threads than with one
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests go wherever a process is free, but those of the site to one, which builds it into folders of the project.
+
+    (`--dist loadgroup` writes the group into a test's name, which pytest 9 no longer lets it do.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessBuildsTheSite(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "site" if "test_site.py" in nodeid else nodeid
+
+    return OneProcessBuildsTheSite(config, log)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -22,10 +22,9 @@ from house import defined_names, dotted, module_file, module_name, module_notebo
 REQUIRED = bool(os.environ.get("SITE_MUST_BE_TESTED"))
 SCREENSHOTS = ROOT / "_screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "why_it_happens", "explore", "related_work", "paper/index",
+SECTIONS = ["index", "get_started", "tutorials/index", "tutorials/swap_the_solver", "stay_an_ode", "why_it_happens", "explore", "related_work", "paper/index",
             "paper/figure_1", "api", "solvers/index", "solvers/steps", "training", "adaptation/adapters", "command_line", "cli/main",
             "benchmarks", "contributing", "changelog"]
-pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
 
 def page_of(path):

@@ -96,12 +96,16 @@ class StepAdapter(Adapter):
         shrink: float = .5,             # factor of the step size where accuracies differ
         grow: float = 1.1,              # factor of the step size where they agree
         max_steps: int = 500,           # largest number of steps of one solve
+        min_steps: int = 1,             # smallest number of steps of one solve, 1 in the paper
     ):
         super().__init__(model, test_solver, check_every, threshold, shrink, grow)
         if not isinstance(max_steps, int) or max_steps < 1:
             raise ValueError(f"max_steps must be an integer >= 1, got {max_steps!r}")
+        if not isinstance(min_steps, int) or not 1 <= min_steps <= max_steps:
+            raise ValueError(f"min_steps must be an integer from 1 to {max_steps}, got {min_steps!r}")
         self.max_steps = max_steps
         self.length = min(abs(block.t_span[1] - block.t_span[0]) for block in self.blocks)
+        self.coarsest = self.length / min_steps
 
     def start(
         self,
@@ -111,7 +115,7 @@ class StepAdapter(Adapter):
         order = find_tableau(self.method).order
         found = average_over_processes(_find_starting_steps(self.model, self.blocks, x, order), x.device)
         finest = self.length / self.max_steps
-        self.set_values([min(max(h, finest), self.length) for h in found])
+        self.set_values([min(max(h, finest), self.coarsest) for h in found])
 
     def solver_for(
         self,
@@ -145,8 +149,9 @@ class StepAdapter(Adapter):
         self,
         h: float,  # a step size
     ) -> float:
-        "Returns the step size to try where training and test solver agree, at most the whole interval."
-        return min(h * self.grow, self.length)
+        """Returns the step size to try where training and test solver agree, at most the whole interval
+        over `min_steps`."""
+        return min(h * self.grow, self.coarsest)
 
     def decide(
         self,
@@ -158,9 +163,13 @@ class StepAdapter(Adapter):
         "Returns the new step size of a member, and the decision in words, by `decide_step`."
         differ = self.differ(own, test, i)
         grown_differs = self.differ(grown, test, i)
-        return decide_step(
-            self.values[i], differ, grown_differs, self.length, self.shrink, self.grow, self.max_steps
+        h = self.values[i]
+        if not differ and self.coarsest < self.length and h >= self.coarsest:
+            return self.coarsest, "kept: min_steps"
+        new_h, decision = decide_step(
+            h, differ, grown_differs, self.length, self.shrink, self.grow, self.max_steps
         )
+        return min(new_h, self.coarsest), decision
 
 # %% ../../nbs/adaptation/02_adapters.ipynb #7b85bfac
 def decide_tol(

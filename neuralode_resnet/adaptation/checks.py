@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..devices import share_of
 from ..models import ODEBlock
 from ..solver_swap import swapped
 from ..solvers import Solver, find_tableau
@@ -77,7 +78,7 @@ def measure(
         for module, mode in modes.items():
             module.training = mode
     classes = logits.argmax(-1).where(logits.isfinite().all(-1), -1).view(members, -1)
-    accuracy = (classes == y.view(members, -1)).double().mean(-1).tolist()
+    accuracy = share_of(classes == y.view(members, -1)).tolist()
     averaged = average_over_processes([*accuracy, *nfe], y.device)
     return Measured(classes, averaged[:members], averaged[members:], n_steps)
 

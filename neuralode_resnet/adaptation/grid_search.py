@@ -45,6 +45,7 @@ def grid_search(
     rows = []
     for n in steps:
         model = NeuralODE.for_data(data, Solver(method, 1 / n), channels=channels, seed=seeds)
+        model = model.to(data.x_train.device)
         fit(model, data, seed=seeds, **options)
         tests = validity(model, data.x_test, data.y_test, _test_solver(method, n), threshold)
         for seed, found in zip(seeds, tests):

@@ -12,6 +12,21 @@ from .repair import ModifiedField
 from .report import AuditReport
 from .examine import assert_solver_independent, audit
 
+# %% ../../nbs/audit/00_audit.ipynb #397ed1b3
+import sys
+import types
+
+
+class _CallableDoor(types.ModuleType):
+    "The module `neuralode_resnet.audit`, which audits when it is called."
+
+    def __call__(self, *arguments, **settings):
+        return self.audit(*arguments, **settings)
+
+
+if __name__ != "__main__":
+    sys.modules[__name__].__class__ = _CallableDoor
+
 # %% ../../nbs/audit/00_audit.ipynb #985bbceb
 _all_ = [
     "AuditReport", "ModifiedField", "Outcome", "Target", "assert_solver_independent", "audit",

@@ -49,14 +49,16 @@ from neuralode_resnet.audit.evidence import (
     predict_classes,
     share_interval,
 )
-from .geometry import PASSES, examine_geometry
+from .geometry import GEOMETRY_PASSES, examine_geometry
 from .hidden import FEW, Hidden, find_hidden
 from .other_targets import target_for
 from .repair import is_repaired, try_repair
-from .report import AuditReport
+from .report import AuditReport, describe_data, describe_model
 from .targets import Outcome
 from .torchdiffeq_swap import identity
 from .traps import find_traps, probe_field
+from ..models import is_out_of_memory
+from ..solver_swap import compare_distributions
 
 # %% ../../nbs/audit/15_examine.ipynb #982a1e30
 def _groups(case):
@@ -161,11 +163,11 @@ def _certificates(verdict, seen, margin):
 
 # %% ../../nbs/audit/15_examine.ipynb #bb8785f0
 def _geometries(case, groups, probes):
-    "A dictionary per block, from its first solve; all together cost about `PASSES` forward passes."
+    "A dictionary per block, from its first solve; all together cost about `GEOMETRY_PASSES` forward passes."
     probe_of = {id(solve): found for solve, found in zip(case.own.solves, probes)}
     examined = []
     for name, solves in zip(_names(case, groups), groups):
-        passes = PASSES * case.cost.nfe / max(len(groups) * solves[0].nfe, 1)
+        passes = GEOMETRY_PASSES * case.cost.nfe / max(len(groups) * solves[0].nfe, 1)
         found = examine_geometry(solves[0], case.target, probe_of[id(solves[0])], passes)
         examined.append(dict(block=name, **asdict(found)))
     return examined
@@ -201,8 +203,12 @@ def _astray(seen, margin):
 
 
 def _rounding(case, found):
-    "The row of rounding, or `None` where there is no run in float64."
-    return case.row(case.own.output, found.double.output) if found.double else None
+    "The row of rounding, by float64 or by a second run, whichever changes more; `None` if neither is there."
+    others = [found.double.output] if found.double else []
+    if case.repeated is not None:
+        others.append(case.repeated)
+    rows = [case.row(case.own.output, other) for other in others]
+    return max(rows, key=lambda row: row["share"]) if rows else None
 
 
 def _may_be_resolved(case, found):
@@ -251,7 +257,8 @@ def _judged_outputs(case, found, seen, margin):
         share = (seen.error / margin).cpu()  # of end states, or of outputs
         margin = plain_margin(plain).cpu()
         error = (share * margin).nan_to_num(torch.inf, torch.inf)
-    error = torch.minimum(error, torch.where(doubt <= moved / 2, moved + 2 * doubt, torch.inf))
+    agree = (doubt <= moved / 2) | (10 * doubt <= margin)
+    error = torch.minimum(error, torch.where(agree, moved + 2 * doubt, torch.inf))
     error = torch.maximum(error, farthest.cpu())
     noun = case.rows or "outputs"
     return judge_outputs(error, moved, doubt, margin, seen.observed.nanmedian().item(), noun)
@@ -267,7 +274,7 @@ class _Verdict:
     judgement: Judgement
     case: Case
     found: Refinements  # on all samples
-    further: tuple      # pairs of case and refinements, of fewer samples perhaps, with runs that were made for what was open
+    further: tuple      # pairs of case and refinements, of fewer samples perhaps, where something was open
     hidden: Hidden      # what no run has seen
 
 
@@ -320,11 +327,13 @@ def _settings(case):
     "What was compared and within what, in plain values."
     compare = getattr(case.compare, "__name__", case.compare)
     limits = dict(change=case.change, tolerance=case.tolerance, confidence=case.confidence)
-    about = dict(model=type(case.target.model).__name__, date=date.today().isoformat(), seed=MOVED_SEED)
+    about = dict(model=describe_model(case.target.model), data=describe_data(case.x, case.y))
+    about |= dict(date=date.today().isoformat(), seed=MOVED_SEED)
     versions = dict(torch=torch.__version__, neuralode_resnet=neuralode_resnet.__version__)
     compared = dict(n=len(case.own.output), compare=compare, unit=case.unit, **limits)
     cost = dict(passes=round(case.cost.spent, 2), limit=case.cost.limit, batch_size=case.target.batch_size)
-    return dict(**compared, own=_own_row(case), **about, versions=versions, cost=cost, rows=case.rows or "samples")
+    judged = (case.rows or "outputs") if case.single else "samples"
+    return dict(**compared, own=_own_row(case), **about, versions=versions, cost=cost, judged=judged)
 
 
 def _notes(case, found, hidden, parts):
@@ -339,6 +348,11 @@ def _notes(case, found, hidden, parts):
     left = [part for part in PARTS[1:] if part not in parts]
     if left:
         said.append(f"not examined: {', '.join(left)} (parts=...)")
+    if case.repeated is not None:
+        size = (case.own.output - case.repeated).abs().max().item()
+        said.append(f"two runs differ by {size:.2g}, as rounding does: kernels add in an order that changes")
+    if is_out_of_memory(RuntimeError(found.reason)):
+        said.append(f"no memory for float64, so every run has the model's own precision: {found.reason}")
     if hidden.reason:
         said.append(f"what the field does between the steps was not looked at: {hidden.reason}")
     return said
@@ -398,8 +412,17 @@ def _undecidable(case, found):
     return int((~find_decidable(case.own.output, pair[0], pair, case.compare)).sum())
 
 
+def _distributions(case, found):
+    "Of values without targets, as samplers have them: how far the two sets are apart, else nothing."
+    own, better = case.own.output, found.best[-1].output
+    finite = (own.isfinite() & better.isfinite()).reshape(len(own), -1).all(1)
+    if case.y is not None or case.compare in ("class", "accuracy") or finite.sum() < 20:
+        return {}
+    return asdict(compare_distributions(own, better, case.confidence))
+
+
 def _found_traps(case, probes):
-    "Sentences about what may have been meant otherwise; what differs in training mode is looked for on few samples."
+    "Sentences about what may have been meant otherwise; training mode is tried on few samples."
     few = take_some(case, FEW, alike=False)
     return _one_class(case) + find_traps(case.target, case.x, case.own.solves, probes, few)
 
@@ -413,7 +436,7 @@ def _shown_swaps(verdict):
     return rows
 
 
-def _reported(case, ignore_outside, parts):
+def _reported(case, ignore_outside, parts, trained_through_solver):
     "The `AuditReport` of a checked case."
     probes, found, groups = _probed(case), refine_case(case), _groups(case)
     seen, margin = measure_convergence(case, found)
@@ -428,7 +451,9 @@ def _reported(case, ignore_outside, parts):
     less = find_coarser(case, found) if saves else None
     resolved = seen.resolved.double().mean().item()
     observed = seen.observed.nanmedian().item()
-    swaps = _shown_swaps(verdict) + (_alone(case, groups) if "blocks" in parts else [])
+    alone = _alone(case, groups) if "blocks" in parts else []
+    swaps = _shown_swaps(verdict) + alone
+    advised = resolved, judgement.verdict, repair, less, trained_through_solver, alone
     return AuditReport(
         **asdict(judgement),
         settings=settings,
@@ -439,11 +464,12 @@ def _reported(case, ignore_outside, parts):
         rounding=_rounding(case, found) or dict(reason=found.reason),
         geometry=_geometries(case, groups, probes) if "geometry" in parts else [],
         repair=repair,
-        advice=give_advice(case, found, resolved, judgement.verdict, repair, less),
+        advice=give_advice(case, found, *advised),
         traps=traps,
         notes=notes,
         hidden=asdict(hidden),
         undecidable=_undecidable(case, found),
+        distributions=_distributions(case, found),
         coarser=less,
         samples=samples,
     )
@@ -466,14 +492,14 @@ def _chosen_parts(parts, quick):
 
 @contextmanager
 def _bar(case, shown):
-    "A progress bar on the terminal, if the audit takes longer than two seconds; nothing where a log is written."
+    "A progress bar on the terminal, if the audit takes longer than two seconds; nothing in a log."
     if not shown or sys.stderr is None or not sys.stderr.isatty():
         yield
         return
-    with tqdm(total=case.cost.limit, desc="audit", unit="passes", delay=2, leave=False) as bar:
+    with tqdm(total=100, desc="audit", unit="%", delay=2, leave=False) as bar:
 
         def watch(cost):
-            bar.update(min(cost.spent, cost.limit) - bar.n)
+            bar.update(round(100 * min(1.0, cost.spent / cost.limit)) - bar.n)
 
         case.watch = watch
         yield
@@ -492,16 +518,17 @@ def audit(
     unit: str = "relative",    # of `change`; "absolute" for nats and the like
     max_nfe: int = None,       # evaluations of one solve at most; about fifty times the model's own if None
     ignore_outside: bool = False,  # are calls of the field outside of every solver no steps?
-    parts=None,                # "verdict", "blocks", "geometry", "repair", "saving": one or several; all if None
+    parts=None,                # one or several of `PARTS`; all if None
     quick: bool = False,       # the verdict alone
-    passes: float = 40.0,      # forward passes of the model's own solve that the verdict may cost
+    passes: float = None,      # forward passes that the verdict may cost; 40, or 400 evaluations, if None
     batch_size: int = None,    # samples that are solved at once; by the memory that is free if None
     progress: bool = True,     # show a bar on a terminal, if it takes long?
+    trained_through_solver: bool = None,  # False for flow matching, given physics; None: not known
 ) -> AuditReport:
     "An `AuditReport`. Leaves the model unchanged. Raises `ValueError` for what cannot be audited."
     start = time.perf_counter()
     chosen = _chosen_parts(parts, quick)
-    if not passes >= 10:
+    if passes is not None and not passes >= 10:
         raise ValueError(f"a verdict costs at least 10 forward passes, got passes={passes!r}")
     case = Case(
         target=target_for(model, output, module),
@@ -513,12 +540,12 @@ def audit(
         confidence=confidence,
         unit=unit,
         max_nfe=max_nfe,
-        cost=Cost(limit=float(passes)),
+        cost=Cost(limit=passes),
         batch_size=batch_size,
     )
     with warnings.catch_warnings(), _bar(case, progress):
         _without_torchs_warning()
-        report = _reported(check_case(case), ignore_outside, chosen)
+        report = _reported(check_case(case), ignore_outside, chosen, trained_through_solver)
     return replace(report, seconds=time.perf_counter() - start)
 
 # %% ../../nbs/audit/15_examine.ipynb #73610378
@@ -528,6 +555,6 @@ def assert_solver_independent(
     y=None,     # as of `audit`
     **options,  # as of `audit`
 ):
-    "For pytest: passes if the verdict is ODE; other parts only if named. Raises `AssertionError` with the report."
+    "For pytest: passes if the verdict is ODE; the verdict alone is made. Raises `AssertionError`."
     report = audit(model, x, y, **{"parts": "verdict", **options})
     assert report.verdict == "ODE", f"\n{report}"

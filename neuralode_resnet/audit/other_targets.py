@@ -271,7 +271,7 @@ class BlockTarget(Target):
             return None
         if any(len(run.solves[0].path[-1]) != len(run.output) for run in runs):  # solved in chunks
             return None
-        states = torch.stack([run.solves[0].path[-1].double().flatten(1) for run in runs])
+        states = torch.stack([run.solves[0].path[-1].cpu().double().flatten(1) for run in runs])
         try:
             return states, head_margin(head, states[0])
         except ValueError:  # the head is not linear

@@ -9,7 +9,6 @@ __all__ = ['parts_of', 'modules_of', 'leaving_no_trace', 'Outcome', 'take_rows',
 import copy
 import functools
 import inspect
-import random
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..devices import keeping_random_states, widest_device
 from ..solvers.solver import SolveError
 
 # %% ../../nbs/audit/04_targets.ipynb #dba73da1
@@ -101,18 +101,6 @@ def _attributes_kept(part):
 
 
 @contextmanager
-def _random_states_kept():
-    "Afterwards torch, numpy and Python draw the numbers that they would have drawn."
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-@contextmanager
 def _in_mode(parts, training):
     "Within the block all modules are in that mode."
     modes = [part.training for part in parts]
@@ -140,7 +128,7 @@ def leaving_no_trace(
     modules = [part for module in parts if isinstance(module, nn.Module) for part in module.modules()]
     modules = list({id(part): part for part in modules}.values())
     others = [part for part in parts if not isinstance(part, nn.Module)]
-    with _random_states_kept(), torch.no_grad(), _as_written(), ExitStack() as stack:
+    with keeping_random_states(), torch.no_grad(), _as_written(), ExitStack() as stack:
         stack.enter_context(_in_mode(modules, training))
         for part in (*modules, *others):
             stack.enter_context(_attributes_kept(part))
@@ -215,7 +203,7 @@ def take_rows(
 
 
 def _joined_solve(solves):
-    "One `Solve` for the same solve of several chunks: that of the first, with the states of all where they have a row per sample."
+    "One `Solve` for the same solve of several chunks: that of the first, with the cost of the dearest."
     first = solves[0]
     nfe, n_steps = max(solve.nfe for solve in solves), max(solve.n_steps for solve in solves)
     return replace(first, nfe=nfe, n_steps=n_steps)
@@ -295,6 +283,16 @@ def _default_double():
         torch.set_default_dtype(default)
 
 
+@contextmanager
+def _default_double_elsewhere():
+    "As `_default_double`, for a model of another device on the CPU, which draws other random numbers."
+    before = torch.get_rng_state()
+    with _default_double():
+        yield
+    if not torch.equal(before, torch.get_rng_state()):
+        raise RuntimeError("the model draws random numbers, and the CPU draws others than its device")
+
+
 class _FunctionInDouble:
     "A function whose modules are in float64 while it is called."
 
@@ -311,7 +309,10 @@ def _in_double(target):
     copied = copy.copy(target)
     copied.draws = _default_double
     if isinstance(target.model, nn.Module):
-        copied.model = copy.deepcopy(target.model).double()
+        device = next(target.model.parameters(), torch.empty(0, device="cpu")).device
+        if widest_device(device) != device:
+            copied.draws = _default_double_elsewhere
+        copied.model = copy.deepcopy(target.model).to(widest_device(device)).double()
         copied.parts = parts_of(copied.model)
     else:
         copied.model = _FunctionInDouble(target.model, target.modules)

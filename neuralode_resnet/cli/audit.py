@@ -138,7 +138,7 @@ def _guarded(work, *arguments, **options):
 # %% ../../nbs/cli/02_audit.ipynb #2efc7780
 def _refuse_replacing(out, force):
     "Raise `FileExistsError` for a report that would be replaced."
-    for path in (out / name for name in ("audit.json", "audit.md", "audit.png")):
+    for path in (out / name for name in ("audit.html", "audit.json", "audit.md", "audit.png")):
         if path.exists() and not force:
             raise FileExistsError(f"{path} is there: name another folder with --out, or pass --force")
 
@@ -158,11 +158,12 @@ def _move_beside(model, data):
 
 
 def _write(report, out, force):
-    "The report as JSON, as Markdown, and its picture."
+    "The report as a page, as JSON, as Markdown, and its picture."
     import matplotlib.pyplot as plt
 
     from neuralode_resnet.plots import use_style
 
+    report.to_html(out / "audit.html", force)
     report.to_json(out / "audit.json", force)
     report.to_markdown(out / "audit.md", force)
     use_style()
@@ -215,7 +216,10 @@ _ToleranceOption = Annotated[float, typer.Option(help="Largest share of predicti
 _MemberOption = Annotated[int, typer.Option("--member", help="Which member of an ensemble.")]
 _DataSeedOption = Annotated[Optional[int], typer.Option(help="Of the data; that of the run, or 0.")]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
-_ReportOption = Annotated[Optional[Path], typer.Option(help="Folder for audit.json, audit.md, audit.png.")]
+_ReportOption = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder for audit.html, audit.json, audit.md, audit.png."),
+]
 _ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace these files if they are there.")]
 
 

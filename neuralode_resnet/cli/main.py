@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, List, Optional
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from . import sweeps as sweep_commands
 from .audit import audit_command
@@ -22,9 +23,27 @@ from neuralode_resnet.cli.options import (
 )
 
 # %% ../../nbs/cli/04_main.ipynb #ec69150e
+class _FlagsWithoutType:
+    "In `--help` a flag needs no word for its type: `--force`, not `--force <bool>`."
+    def get_params(self, ctx):
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.display_type_rich = lambda ctx: None
+        return params
+
+
+class _Group(_FlagsWithoutType, TyperGroup):
+    "What `neuralode-resnet --help` describes."
+
+
+class _Command(_FlagsWithoutType, TyperCommand):
+    "What the help of a single command describes."
+
+
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    help="Is a trained Neural ODE an ODE, or a ResNet after all?",
+    cls=_Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode="markdown", help="Is a trained Neural ODE an ODE, or a ResNet after all?",
 )
 COARSE, FINE = "euler@1/2", "rk4@1/16"  # the two training solvers of the demo
 
@@ -44,7 +63,6 @@ def _show(frame):
 _DemoIterationsOption = Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")]
 
 
-@app.command()
 def demo(
     out: OutOption = Path("runs/demo"),        # where the figure goes
     seed: SeedOption = 0,                      # of data, weights and batches
@@ -178,7 +196,6 @@ _PrecisionOption = Annotated[str, typer.Option(help="Of image fields: fp32, tf32
 _ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")]
 
 
-@app.command()
 def train(
     dataset: _DataArgument,                     # what is learnt
     out: OutOption,                             # the run folder
@@ -227,7 +244,7 @@ def train(
         solver, scheme, nfe, depth, log_depth, random_solver, random_tol, random_end, penalty, coarse_to_fine,
         adapt, check_method, check_every, target, threshold,
     )
-    where = pick_device(device)
+    where = pick_device(device, dataset)
 
     from neuralode_resnet.datasets import load
     from neuralode_resnet.experiments import Experiment, read_trained, run_into
@@ -246,10 +263,10 @@ def train(
     if download:
         load(dataset, download=True, root=experiment.root)
     retain_memory()
-    rehearse(experiment, where)
-    if force and out.exists():
-        _remove_run(out)
     with telling_how_to_go_on("the same command goes on, with --resume"):
+        rehearse(experiment, where)
+        if force and out.exists():
+            _remove_run(out)
         run_into(out, experiment, where, progress=True)
         model, data = read_trained(out, where)
         table = verdict_table(model, data)
@@ -282,7 +299,6 @@ def _swap_run(folder, solvers, precision, where):
         return verdict_table(model, data, solvers or None)
 
 
-@app.command()
 def swap(
     runs: RunsArgument,                      # a run, a store or a reproduction
     solver: _TestSolverOption = None,        # to test with
@@ -297,16 +313,17 @@ def swap(
     """
     import pandas as pd
 
+    from neuralode_resnet.experiments import read_experiment
     from neuralode_resnet.experiments.store import find_runs
     from neuralode_resnet.files import write_text
     from neuralode_resnet.solvers import Solver
 
-    where = pick_device(device)
     solvers = [Solver.parse(text) for text in solver or ()]
     folders = find_runs(runs)
     trained = [folder for folder in folders if (folder / "model.pt").is_file()]
     if not trained:
         raise ValueError(f"{runs} holds no trained model: its training has not ended")
+    where = pick_device(device, read_experiment(trained[0]).data)
     if out is not None:
         claim_folder(out, force)
     tables = []
@@ -322,8 +339,34 @@ def swap(
         print(f"Written: {out}/swap.csv")
 
 
-for _name, _command in {**sweep_commands.COMMANDS, "audit": audit_command}.items():
-    app.command(_name)(_command)
+def _print_version(wanted):
+    "End the command with the version of the package, if it is asked for."
+    if wanted:
+        import neuralode_resnet
+
+        print(f"neuralode-resnet {neuralode_resnet.__version__}")
+        raise typer.Exit()
+
+
+_VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+]
+
+
+@app.callback()
+def _before_any_command(version: _VersionOption = False):
+    "Options that belong to no command."
+
+
+_COMMANDS = {  # in the order of `--help`: first what a visitor wants
+    "demo": demo,
+    "audit": audit_command,
+    "train": train,
+    "swap": swap,
+    **sweep_commands.COMMANDS,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=_Command)(_command)
 
 # %% ../../nbs/cli/04_main.ipynb #5b0b2dbc
 _OUT_OF_MEMORY = (

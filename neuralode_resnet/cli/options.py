@@ -24,8 +24,10 @@ SeedOption = Annotated[int, typer.Option(help="Of weights and batches.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace our files in a folder that is not empty."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one.")]
-JobsOption = Annotated[Optional[int], typer.Option(help="Processes; by default one per core.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes a GPU for images, where there is one."),
+]
+JobsOption = Annotated[Optional[int], typer.Option(help="Processes; by default one per core, or per GPU.")]
 SchedulerOption = Annotated[
     Optional[str], typer.Option(help="Dask scheduler in place of processes: tcp://host:8786."),
 ]
@@ -34,21 +36,21 @@ RunsArgument = Annotated[
 ]
 
 # %% ../../nbs/cli/01_options.ipynb #834d3e84
-def pick_device(
-    name: str,  # "auto", or as torch names it
-):
-    """The device called `name`; auto is a GPU where there is one.
-    Raises `ValueError` for one that is not there."""
-    import torch
+_IMAGES = ("mnist", "cifar10", "image_folder")  # names of data sets whose states are images
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).item()
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        first_sentence = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(f"no device {name!r} here ({first_sentence}): use cpu or auto") from None
+
+def pick_device(
+    name: str,       # "auto", or as torch names it
+    data: str = "",  # name of the data set; auto takes a GPU for images
+):
+    """The device called `name`; where auto chooses, the choice and its reason are printed.
+    Raises `ValueError` for one that is not there."""
+    from neuralode_resnet.devices import choose_device
+
+    device, reason = choose_device(name, data in _IMAGES)
+    if reason:
+        print(f"device {reason}", file=sys.stderr)
+    return device
 
 
 def claim_folder(

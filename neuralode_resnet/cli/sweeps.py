@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'sweep_command', 'status_command', 'collect_command', 'reproduce_command']
 
 # %% ../../nbs/cli/03_sweeps.ipynb #e5ede3ec
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -44,12 +45,22 @@ def sweep_command(
     """Run all experiments of a file that are not done; stop and start it as often as you like.
 
     Example: neuralode-resnet sweep steps.toml --out runs/steps
+
+    A list stands for one experiment of each of its values, as in this steps.toml:
+
+    ```toml
+    data = "sphere2"
+    train_solver = ["euler@1/2", "euler@1/16", "euler@1/64"]
+    test_methods = ["euler", "rk4"]
+    test_factors = [0.5, 1, 2]
+    seeds = [0, 1, 2, 3, 4]
+    ```
     """
     from neuralode_resnet.experiments import expand, sweeps
     from neuralode_resnet.files import read_toml
 
     experiments = expand(read_toml(file))
-    where = str(pick_device(device))
+    where = str(pick_device(device, experiments[0].data if experiments else ""))
     if dry_run:
         print(sweeps.describe_sweep(experiments, sweeps.plan_sweep(experiments, out, where)))
         return
@@ -100,8 +111,8 @@ def collect_command(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #68260fab
 _TARGETS = ("figure-4, supplement-fixed-step, supplement-adaptive, supplement-adjoint, figure-4-images, "
-            "table-1-images")
-_TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts.")]
+            "table-1-images, zoo")
+_TargetArgument = Annotated[str, typer.Argument(help=f"{_TARGETS}; or one of their parts; or beyond.")]
 _ReproductionOption = Annotated[
     Path, typer.Option(help="Folder for CSV files, and for the runs in OUT/runs."),
 ]
@@ -114,6 +125,35 @@ _ImagesOption = Annotated[
 _GridPrecisionOption = Annotated[Optional[str], typer.Option(help="Of image fields: fp32, tf32 or bf16.")]
 
 
+def _reproduce_beyond(out, quick):
+    "The comparison of the page `paper/beyond`, written to one CSV file."
+    from neuralode_resnet.experiments.protocol import reproduce_beyond
+
+    path = Path(out, "beyond_primary_quick.csv" if quick else "beyond_primary.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with telling_how_to_go_on("the same command goes on"):
+        reproduce_beyond(path, 100 if quick else 10_000)
+    print("Written:", path)
+
+
+def _reproduce_zoo(out, quick, root, jobs, refused):
+    "Make the table of the zoo. Raises `ValueError` for options that mean nothing there."
+    given = [name for name, value in refused.items() if value is not None]
+    if given:
+        raise ValueError(f"the zoo has no --{given[0]}: its families run on the CPU, in processes")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+
+    from neuralode_resnet.zoo.census import reproduce_zoo
+
+    if root is not None and not (root / "MNIST" / "raw").is_dir():
+        raise ValueError(f"{root} holds no MNIST/raw: name the folder that holds it with --root, or none")
+    with telling_how_to_go_on("the same command goes on"):
+        failed = reproduce_zoo(out, quick, root, jobs or os.cpu_count())
+    _report(failed)
+    print("Written:", out / ("zoo_quick.csv" if quick else "zoo.csv"))
+
+
 def reproduce_command(
     target: _TargetArgument,                 # what is reproduced
     out: _ReproductionOption,                # where to
@@ -124,10 +164,16 @@ def reproduce_command(
     scheduler: SchedulerOption = None,       # in place of processes
     device: DeviceOption = "cpu",            # of every run
 ):
-    """Run the experiments of a figure of the paper, or go on with them.
+    """Run the experiments of a figure of the paper, or the zoo, or go on with them.
 
     Example: neuralode-resnet reproduce figure-4 --quick --out runs/quick
     """
+    if target == "beyond":
+        _reproduce_beyond(out, quick)
+        return
+    if target == "zoo":
+        _reproduce_zoo(out, quick, root, jobs, dict(precision=precision, scheduler=scheduler))
+        return
     from neuralode_resnet.experiments import reproductions
 
     given = {"root": root, "precision": precision}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from .trajectories import entrance
+from ..devices import share_of
 from ..solvers import Solver
 from ..solvers.stacks import as_dense
 from ..solvers.steps import Step, rk_step, stage_times
@@ -22,13 +23,23 @@ def _step_map(field, tableau, step, z):
     "The map z -> Psi(z) of one `Step`, for states like `z`."
     field = as_dense(field, z)
     times = stage_times(tableau, [step], z)[0]
-    return lambda z: rk_step(field, tableau, times, z, step.h, weights=step.weights)[0]
+
+    def psi(z):
+        return rk_step(field, tableau, times, z, step.h, weights=step.weights)[0]
+
+    return psi
+
 
 @torch.no_grad()
-def _formed(psi, z):
+def _form_jacobian(psi, z):
     "Jacobian (batch, n, n) of the map `psi` at the states `z`."
-    basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).view(-1, 1, *z.shape[1:])
-    columns = vmap(lambda v: jvp(psi, (z,), (v.expand_as(z),))[1])(basis)
+    n = z[0].numel()
+    basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, 1, *z.shape[1:])
+
+    def derivative(direction):
+        return jvp(psi, (z,), (direction.expand_as(z),))[1]
+
+    columns = vmap(derivative)(basis)
     return columns.flatten(2).permute(1, 2, 0)
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #c1a64fba
@@ -38,9 +49,9 @@ def step_jacobian(
     z: Tensor,  # states (batch, *state)
     t: float = 0.0,  # time at which the step starts
 ):
-    """Jacobian (batch, n, n) of one numerical step at `z`, n numbers a state.
+    """Jacobian (batch, n, n) of one numerical step at `z`, with n numbers per state.
 
-    `ValueError` without a step size.
+    Raises `ValueError` for a solver without a step size.
     """
     solver = Solver.parse(solver)
     if not solver.fixed:
@@ -48,23 +59,32 @@ def step_jacobian(
             f"{solver} chooses its steps by the batch: give a step, {solver.method}@h=1/64, "
             "or ask injectivity(model, x), which takes the steps that were chosen"
         )
-    return _formed(_step_map(field, solver.tableau, Step(t, solver.step_size), z), z)
+    psi = _step_map(field, solver.tableau, Step(t, solver.step_size), z)
+    return _form_jacobian(psi, z)
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #effb229e
 def _unit(v):
     "`v` (batch, *state) with norm 1, and its norms (batch,)."
     norms = v.flatten(1).norm(dim=1)
-    return v / norms.clamp(min=torch.finfo(v.dtype).tiny).view(-1, *[1] * (v.dim() - 1)), norms
+    positive = norms.clamp(min=torch.finfo(v.dtype).tiny)  # a zero vector stays zero
+    return v / positive.view(-1, *[1] * (v.dim() - 1)), norms
+
 
 @torch.no_grad()
-def _distance(psi, z, iterations, generator):
+def _estimate_distance(psi, z, iterations, generator):
     "Norm of D psi - I (batch,) at the states `z`, from below, by power iteration."
-    residual = lambda z: psi(z) - z
+
+    def residual(z):
+        return psi(z) - z
+
     pull_back = vjp(residual, z)[1]
-    v, _ = _unit(torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device))
+    # drawn on the processor: one seed gives one direction on every device
+    direction = torch.randn(z.shape, dtype=z.dtype, generator=generator).to(z.device)
+    v, _ = _unit(direction)
     best = z.new_zeros(len(z))
     for _ in range(iterations):
-        image, norms = _unit(jvp(residual, (z,), (v,))[1])
+        pushed = jvp(residual, (z,), (v,))[1]
+        image, norms = _unit(pushed)
         best = torch.maximum(best, norms)
         v, _ = _unit(pull_back(image)[0])
     return best
@@ -84,15 +104,24 @@ class Injectivity:
     @property
     def share_folded(self):
         "Share of visited points with det <= 0."
-        return None if self.det is None else (self.det <= 0).double().mean().item()
+        if self.det is None:
+            return None
+        return share_of((self.det <= 0).flatten()).item()
+
     @property
     def refuted(self):
-        "Is some step certainly not one-to-one, having determinants of both signs?"
-        return None if self.det is None else bool(((self.det > 0).any(1) & (self.det < 0).any(1)).any())
+        "Whether some step is certainly not one-to-one, having determinants of both signs."
+        if self.det is None:
+            return None
+        positive = (self.det > 0).any(1)
+        negative = (self.det < 0).any(1)
+        return bool((positive & negative).any())
+
     @property
     def smallest_singular(self):
         "Smallest singular value along the trajectories."
         return None if self.singular is None else self.singular.min().item()
+
     @property
     def largest_h_lip(self):
         """Largest norm of the Jacobian minus identity: a bound, from below, of the Lipschitz constant
@@ -101,14 +130,16 @@ class Injectivity:
         return self.h_lip.max().item()
 
 # %% ../../nbs/crossing/02_step_maps.ipynb #b2facd06
-FORM_UP_TO = 64  # numbers a state up to which Jacobians are formed
+FORM_UP_TO = 64  # numbers per state up to which Jacobians are formed
 
 
-def _examined(psi, z, form, iterations, generator):
-    "Determinants, smallest singular values and norms of the Jacobian minus identity at `z`, (batch,) each."
+def _examine_step(psi, z, form, iterations, generator):
+    """Determinants, smallest singular values and norms of the Jacobian minus identity at `z`, (batch,)
+    each; the first two are `None` unless `form`.
+    """
     if not form:
-        return None, None, _distance(psi, z, iterations, generator)
-    jacobian = _formed(psi, z)
+        return None, None, _estimate_distance(psi, z, iterations, generator)
+    jacobian = _form_jacobian(psi, z)
     identity = torch.eye(jacobian.shape[-1], dtype=z.dtype, device=z.device)
     return (
         torch.linalg.det(jacobian),
@@ -122,25 +153,21 @@ def injectivity(
     model: nn.Module,  # contains one `ODEBlock`, or is one; of an ensemble take a member
     x: Tensor,  # inputs (batch, *shape)
     iterations: int = 30,  # of power iteration, above the size
-    form_up_to: int = FORM_UP_TO,  # numbers a state up to which Jacobians are formed
+    form_up_to: int = FORM_UP_TO,  # numbers per state up to which Jacobians are formed
     seed: int = 0,  # of the directions in which power iteration starts
 ):
-    """Are the model's numerical steps one-to-one at the states they visit?
+    """Whether the model's numerical steps are one-to-one at the states they visit, an `Injectivity`
+    (paper, §2.1).
 
-    An `Injectivity`. `ValueError` for no ODEBlock.
+    Raises `ValueError` if there is no `ODEBlock` or more than one, or if it holds an ensemble.
     """
     block, z = entrance(model, x)
-    solution, generator = block.solve(z, path=True), torch.Generator().manual_seed(seed)
-    found = [
-        _examined(
-            _step_map(block.field, block.solver.tableau, step, start),
-            start,
-            z[0].numel() <= form_up_to,
-            iterations,
-            generator,
-        )
-        for step, start in zip(solution.grid, solution.path)
-    ]
-    return Injectivity(
-        block.solver, *(None if part[0] is None else torch.stack(part) for part in zip(*found))
-    )
+    solution = block.solve(z, path=True)
+    generator = torch.Generator().manual_seed(seed)
+    form = z[0].numel() <= form_up_to
+    found = []
+    for step, start in zip(solution.grid, solution.path):
+        psi = _step_map(block.field, block.solver.tableau, step, start)
+        found.append(_examine_step(psi, start, form, iterations, generator))
+    det, singular, h_lip = (None if part[0] is None else torch.stack(part) for part in zip(*found))
+    return Injectivity(block.solver, det, singular, h_lip)

@@ -23,8 +23,10 @@ from ..solvers.steps import Step, rk_step, stage_times
 def _signs_exactly(*points):
     "Signs (n,) of det(q - p, r - p) in whole numbers; three arrays (n, 2) of finite floats."
     mantissas, powers = np.frexp(points)
-    shifts = np.where(mantissas == 0, 0, powers - powers[mantissas != 0].min(initial=1100))
-    p, q, r = np.ldexp(mantissas, 53).astype(np.int64).astype(object) << shifts.astype(object)
+    lowest = powers[mantissas != 0].min(initial=1100)  # above every power, for points that are all zero
+    shifts = np.where(mantissas == 0, 0, powers - lowest)
+    whole = np.ldexp(mantissas, 53).astype(np.int64)
+    p, q, r = whole.astype(object) << shifts.astype(object)  # Python's integers: they never overflow
     (a, b), (c, d) = (q - p).T, (r - p).T
     return np.sign(a * d - b * c).astype(int)
 
@@ -32,17 +34,20 @@ def _signs_exactly(*points):
 def side(
     p,  # start of a line, (n, 2)
     q,  # its end, (n, 2)
-    r,  # the point in question, (n, 2)
+    r,  # points whose side is determined, (n, 2)
 ):
-    """On which side of the line from `p` to `q` lies `r`? 1 on its left, -1 on its right, 0 on it:
-    (n,), exactly.
+    """Side of the line from `p` to `q` on which `r` lies, exactly: 1 on its left, -1 on its right, 0 on
+    it, (n,).
     """
     (a, b), (c, d) = (q - p).T, (r - p).T
-    left, right = a * d, b * c
+    left = a * d
+    right = b * c
     signs = np.sign(left - right).astype(int)
-    known = (abs(left - right) > 3.5e-16 * (abs(left) + abs(right)) + 1e-300) | ((a == 0) | (d == 0)) & (
-        (b == 0) | (c == 0)
-    )
+    # 1e-300 covers products that underflow
+    beyond_rounding = abs(left - right) > 3.5e-16 * (abs(left) + abs(right)) + 1e-300
+    left_is_zero = (a == 0) | (d == 0)
+    right_is_zero = (b == 0) | (c == 0)
+    known = beyond_rounding | left_is_zero & right_is_zero
     if not known.all():
         signs[~known] = _signs_exactly(p[~known], q[~known], r[~known])
     return signs
@@ -50,89 +55,128 @@ def side(
 # %% ../../nbs/crossing/01_trajectories.ipynb #d649a05e
 class _Segments:
     "Segments of all trajectories: start, end (n, 2), which trajectory, which step of it (n,)."
+
     def __init__(self, path):
-        n_steps, batch = len(path) - 1, path.shape[1]
-        start, end = (part.swapaxes(0, 1).reshape(-1, 2) for part in (path[:-1], path[1:]))
+        n_steps = len(path) - 1
+        batch = path.shape[1]
+        start = path[:-1].swapaxes(0, 1).reshape(-1, 2)
+        end = path[1:].swapaxes(0, 1).reshape(-1, 2)
         moving = (start != end).any(1)
-        self.start, self.end = start[moving], end[moving]
+        self.start = start[moving]
+        self.end = end[moving]
         self.trajectory = np.repeat(np.arange(batch, dtype=np.int32), n_steps)[moving]
         self.step = np.tile(np.arange(n_steps, dtype=np.int32), batch)[moving]
-        self.size = np.maximum(abs(self.start), abs(self.end)).max(1) # largest coordinate
+        self.size = np.maximum(abs(self.start), abs(self.end)).max(1)  # largest coordinate (n,)
         self.way = self.end - self.start
-        along = self.way / np.hypot(*self.way.T)[:, None]
-        self.columns = [np.ascontiguousarray(c) for part in (along, self.start, self.end) for c in part.T]
+        self.unit = _as_columns(self.way / np.hypot(*self.way.T)[:, None])
+        self.start_xy = _as_columns(self.start)
+        self.end_xy = _as_columns(self.end)
+
+
+def _as_columns(points):
+    "x and y (n,) of `points` (n, 2), each contiguous: taking millions of them is then twice as fast."
+    return [np.ascontiguousarray(column) for column in points.T]
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #2ed8ae42
-def _candidates(s, goal=400_000): # pairs held at a time, about
+def _candidates(s, goal=400_000):  # pairs held at a time, about
     "Pairs of segments (m,), (m,) of different trajectories whose boxes meet, in portions."
     lines = shapely.linestrings(np.stack([s.start, s.end], 1))
-    tree, i, size = shapely.STRtree(lines, node_capacity=16), 0, 64
-    while i < len(lines):
-        a, b = tree.query(lines[i:i + size])
-        a += i
-        i, size = i + size, int(np.clip(size * min(4, goal / max(1, len(a))), 16, 4096))
+    tree = shapely.STRtree(lines, node_capacity=16)
+    first = 0
+    size = 64
+    while first < len(lines):
+        a, b = tree.query(lines[first:first + size])
+        a += first
+        first += size
+        growth = min(4, goal / max(1, len(a)))
+        size = int(np.clip(size * growth, 16, 4096))
         ahead = s.trajectory.take(a) < s.trajectory.take(b)
         yield a[ahead], b[ahead]
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #95b0775a
-def _opposed(s, a, b, bound):
-    "Are the ends of `b` on different sides of the line of `a` (m,), by more than `bound` of their size?"
-    u, v, x, y = (column.take(a) for column in s.columns[:4])
-    one, other = (u * (s.columns[i + 1].take(b) - y) - v * (s.columns[i].take(b) - x) for i in (2, 4))
+def _are_opposed(s, a, b, bound):
+    "Whether the ends of `b` lie on both sides of the line of `a` (m,), by more than `bound` of their size."
+    ux, uy = (column.take(a) for column in s.unit)
+    x, y = (column.take(a) for column in s.start_xy)
+
+    def signed_distance(ends):
+        end_x, end_y = (column.take(b) for column in ends)
+        return ux * (end_y - y) - uy * (end_x - x)
+
+    start = signed_distance(s.start_xy)
+    end = signed_distance(s.end_xy)
     depth = bound * np.maximum(s.size.take(a), s.size.take(b))
-    return (np.minimum(one, other) < -depth) & (np.maximum(one, other) > depth)
+    return (np.minimum(start, end) < -depth) & (np.maximum(start, end) > depth)
 
 
-def _proper(s, a, b, resolution):
+def _cross_exactly(s, a, b):
+    "Whether segments `a` and `b` properly intersect (m,), without rounding."
+    p, q = s.start[a], s.end[a]
+    r, t = s.start[b], s.end[b]
+    b_opposed = side(p, q, r) * side(p, q, t) < 0
+    a_opposed = side(r, t, p) * side(r, t, q) < 0
+    return b_opposed & a_opposed
+
+
+def _select_crossing(s, a, b, resolution):
     "Those of the pairs of segments `a`, `b` that properly intersect."
-    # against the lines of a, then against those of b; a negative bound keeps what is in doubt
-    for _ in range(
-        2,
-    ):
-        kept = _opposed(s, a, b, resolution or -1e-14)
-        a, b = b[kept], a[kept]
-    if resolution:
-        return a, b
-    (p, q), (r, t) = [(s.start[i], s.end[i]) for i in (a, b)]
-    kept = (side(p, q, r) * side(p, q, t) < 0) & (side(r, t, p) * side(r, t, q) < 0)
-    return a[kept], b[kept]
+    bound = resolution or -1e-14  # a negative bound keeps what is in doubt
+    kept = _are_opposed(s, a, b, bound)
+    a, b = a[kept], b[kept]
+    kept = _are_opposed(s, b, a, bound)
+    a, b = a[kept], b[kept]
+    if not resolution:
+        kept = _cross_exactly(s, a, b)
+        a, b = a[kept], b[kept]
+    return a, b
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #1e86dc5a
-def _described(s, a, b):
+def _describe(s, a, b):
     "The columns of `points` for crossing segments `a`, `b`, without `between`."
-    start, (u, w), (v, z) = s.start[a], s.way[a].T, s.way[b].T
-    turn, gap = u * z - w * v, s.start[b] - start
-    with np.errstate(all="ignore"):
-        share = np.clip(np.nan_to_num((gap[:, 0] * z - gap[:, 1] * v) / turn), 0, 1)
+    start = s.start[a]
+    ux, uy = s.way[a].T
+    vx, vy = s.way[b].T
+    gap_x, gap_y = (s.start[b] - start).T
+    turn = ux * vy - uy * vx
+    with np.errstate(all="ignore"):  # of nearly parallel segments the determinant may underflow
+        share = np.clip(np.nan_to_num((gap_x * vy - gap_y * vx) / turn), 0, 1)
     return dict(
-        x=start[:, 0] + share * u,
-        y=start[:, 1] + share * w,
+        x=start[:, 0] + share * ux,
+        y=start[:, 1] + share * uy,
         first=s.trajectory[a],
         second=s.trajectory[b],
         first_step=s.step[a],
         second_step=s.step[b],
-        angle=np.degrees(np.arctan2(abs(turn), u * v + w * z)),
+        angle=np.degrees(np.arctan2(abs(turn), ux * vx + uy * vy)),
     )
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #0a6cf5b9
 def _local(a):
+    "A tensor on the processor and without gradient; anything else as it is."
     return a.detach().cpu() if isinstance(a, Tensor) else a
 
 
-def _plane_path(path):
-    "`path` as an array (n_steps + 1, batch, 2) in float64, and the resolution of its own dtype."
-    path = np.asarray(_local(path))
-    resolution = max(1e-14, 4 * np.finfo(path.dtype).eps if path.dtype.kind == "f" else 0)
-    plane = path.reshape(*path.shape[:2], -1) if path.ndim > 2 and path.size else path
+def _resolution_of(dtype):
+    "Depth, as a share of the coordinates, below which a crossing may be rounding: 4 units in the last place."
+    rounding = np.finfo(dtype).eps if dtype.kind == "f" else 0
+    return max(1e-14, 4 * rounding)
+
+
+def _check_plane(path):
+    "`path` as an array (n_steps + 1, batch, 2) in float64. Raises `ValueError` for what has no crossings."
+    plane = path
+    if path.ndim > 2 and path.size:
+        plane = path.reshape(*path.shape[:2], -1)
     if plane.ndim != 3 or plane.shape[-1] != 2:
         raise ValueError(
             f"crossings are counted in the plane, on paths (n_steps + 1, batch, 2), got {path.shape}; "
             "in higher dimension ask step_maps.injectivity(model, x)"
         )
     if len(plane) < 3:
+        nodes = "1 node" if len(plane) == 1 else f"{len(plane)} nodes"
         raise ValueError(
-            f"a path of {len(plane)} node{'s' * (len(plane) > 1)} is too short: at least two "
-            "steps are needed; drawn_finer(model, x) draws nodes within a step"
+            f"a path of {nodes} is too short: at least two "
+            "steps are needed; draw_finer(model, x) draws nodes within a step"
         )
     if plane.shape[1] < 2:
         raise ValueError("a crossing takes two trajectories, got a path of one")
@@ -142,7 +186,17 @@ def _plane_path(path):
             f"{len(bad)} of {plane.shape[1]} trajectories are not finite (the first: {bad[0]}); "
             "leave them out, or solve with a smaller step"
         )
-    return plane.astype(np.float64), resolution
+    return plane.astype(np.float64)
+
+
+def _check_labels(labels, batch):
+    "Labels as an array (batch,), or `None`. Raises `ValueError` for another number of labels."
+    if labels is None:
+        return None
+    labels = np.asarray(_local(labels))
+    if labels.shape != (batch,):
+        raise ValueError(f"{batch} trajectories need labels ({batch},), got shape {labels.shape}")
+    return labels
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #4f9e4a18
 @dataclass(frozen=True)
@@ -160,7 +214,9 @@ class Crossings:
     @property
     def between_classes(self):
         "Number of crossings between trajectories of different classes; `None` without labels."
-        return int(self.points["between"].sum()) if "between" in self.points else None
+        if "between" not in self.points:
+            return None
+        return int(self.points["between"].sum())
 
     def __repr__(self):
         return f"Crossings(count={self.count}, between_classes={self.between_classes})"
@@ -173,19 +229,20 @@ def crossings(
 ):
     """All proper intersections of *different* trajectories (paper, §2.1).
 
-    `ValueError` for what has no crossings.
+    Raises `ValueError` for paths that are not plane, not finite or too short, and for labels of another
+    number.
     """
-    (path, own), labels = _plane_path(path), None if labels is None else np.asarray(_local(labels))
-    if labels is not None and labels.shape != path.shape[1:2]:
-        raise ValueError(
-            f"{path.shape[1]} trajectories need labels ({path.shape[1]},), got shape {labels.shape}"
-        )
+    path = np.asarray(_local(path))
+    if resolution is None:
+        resolution = _resolution_of(path.dtype)
+    path = _check_plane(path)
+    labels = _check_labels(labels, path.shape[1])
     s = _Segments(path)
-    resolution, nothing = own if resolution is None else resolution, np.zeros((2, 0), int)
-    found = [
-        _described(s, *_proper(s, *pairs, resolution))
-        for pairs in itertools.chain(_candidates(s), [nothing])
-    ]
+    nothing = np.zeros((2, 0), int)  # so that the columns exist where no pair does
+    found = []
+    for a, b in itertools.chain(_candidates(s), [nothing]):
+        found.append(_describe(s, *_select_crossing(s, a, b, resolution)))
+    # columns leave the portions as they are joined: all crossings are in memory once, not twice
     points = {name: np.concatenate([part.pop(name) for part in found]) for name in [*found[0]]}
     if labels is not None:
         points["between"] = labels[points["first"]] != labels[points["second"]]
@@ -195,12 +252,17 @@ def crossings(
 def _substep(block, t, h, z, end, x):
     "State at a share `x` of the step: the block's method from `z` with step x h."
     tableau = block.solver.tableau
-    return rk_step(block.field, tableau, stage_times(tableau, [Step(t, x * h)], z)[0], z, x * h)[0]
+    times = stage_times(tableau, [Step(t, x * h)], z)[0]
+    return rk_step(block.field, tableau, times, z, x * h)[0]
+
 
 def _hermite(block, t, h, z, end, x):
     "State at a share `x` of the step: the cubic through `z` and `end` with the field's slopes."
-    slopes = [h * block.field(torch.tensor(time).to(z), state) for time, state in ((t, z), (t + h, end))]
-    return z + x**2 * (3 - 2 * x) * (end - z) + x * (1 - x)**2 * slopes[0] - x**2 * (1 - x) * slopes[1]
+    start_slope = h * block.field(torch.tensor(t).to(z), z)
+    end_slope = h * block.field(torch.tensor(t + h).to(z), end)
+    chord = x**2 * (3 - 2 * x) * (end - z)
+    return z + chord + x * (1 - x)**2 * start_slope - x**2 * (1 - x) * end_slope
+
 
 CURVES = {"substeps": _substep, "hermite": _hermite}
 
@@ -212,22 +274,27 @@ def entrance(
 ):
     """The `ODEBlock` of `model`, and the state (batch, *state) that enters it.
 
-    Raises `ValueError` if there is not just one.
+    Raises `ValueError` if there is no block or more than one, or if it holds an ensemble.
     """
     blocks = [module for module in model.modules() if isinstance(module, ODEBlock)]
     if len(blocks) != 1:
         raise ValueError(
             f"{type(model).__name__} contains {len(blocks) or 'no'} ODEBlock, needed is one"
         )
-    if blocks[0].members is not None:
-        raise ValueError(f"an ensemble of {blocks[0].members} models; take one, models.member(model, 0)")
+    block = blocks[0]
+    if block.members is not None:
+        raise ValueError(f"an ensemble of {block.members} models; take one, models.member(model, 0)")
     entered = []
-    hook = blocks[0].register_forward_pre_hook(lambda block, args: entered.append(args[0]))
+
+    def keep(block, args):
+        entered.append(args[0])
+
+    hook = block.register_forward_pre_hook(keep)
     try:
         model(as_states(x, next(model.parameters(), x).dtype))
     finally:
         hook.remove()
-    return blocks[0], entered[0]
+    return block, entered[0]
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #e07cd83a
 @torch.no_grad()
@@ -239,40 +306,52 @@ def draw_finer(
 ):
     """The solution of the model's own solver with k - 1 states between its nodes: (k n_steps + 1,
     batch, *state).
+
+    Raises `ValueError` for another curve and for k < 2.
     """
     if k < 2 or curve not in CURVES:
         raise ValueError(f"k >= 2 and curve in {[*CURVES]} are needed, got {k} and {curve!r}")
     block, z = entrance(model, x)
     solution = block.solve(z, path=True)
-    nodes, times, states = solution.path, solution.t.tolist(), [z]
-    for t, t1, start, end in zip(times, times[1:], nodes, nodes[1:]):
-        states += [CURVES[curve](block, t, t1 - t, start, end, j / k) for j in range(1, k)] + [end]
+    nodes = solution.path
+    between = CURVES[curve]
+    states = [z]
+    for (t, t1), (start, end) in zip(itertools.pairwise(solution.t.tolist()), itertools.pairwise(nodes)):
+        for j in range(1, k):
+            states.append(between(block, t, t1 - t, start, end, j / k))
+        states.append(end)
     return torch.stack(states)
 
 # %% ../../nbs/crossing/01_trajectories.ipynb #e8e07bd4
-def _keys(points, k, sizes, shift=(0, 0)):
+def _number_crossings(points, k, sizes, shift=(0, 0)):
     "A number for each crossing that tells trajectories and steps, the latter divided by `k` and shifted."
-    columns = [
-        points[name].to_numpy(np.int64) for name in ("first", "second", "first_step", "second_step")
-    ]
-    steps = [step // k + 1 + d for step, d in zip(columns[2:], shift)]
-    return np.ravel_multi_index([*columns[:2], *steps], sizes)
+    first = points["first"].to_numpy(np.int64)
+    second = points["second"].to_numpy(np.int64)
+    # 1 is added so that a shift by -1 leaves no step negative
+    first_step = points["first_step"].to_numpy(np.int64) // k + 1 + shift[0]
+    second_step = points["second_step"].to_numpy(np.int64) // k + 1 + shift[1]
+    return np.ravel_multi_index([first, second, first_step, second_step], sizes)
 
 
 def persistence(
     model: nn.Module,  # contains one `ODEBlock`, or is one
     x: Tensor,  # inputs (batch, *shape) whose states are plane
     labels=None,  # classes (batch,)
-    k: int = 8,  # pieces of every step
+    k: int = 8,  # pieces of every step, at least 2
     curve: str = "hermite",  # "hermite" or "substeps"
 ):
-    """`Crossings` of the model's numerical solution, with a column `survives`: is it still there when
-    drawn finer?
+    """`Crossings` of the model's numerical solution, with a column `survives`: whether the crossing is
+    still there when the solution is drawn finer.
+
+    Raises `ValueError` where `crossings` or `draw_finer` do.
     """
     fine = draw_finer(model, x, k, curve)
-    chords, finer = crossings(fine[::k], labels), crossings(fine)
-    sizes = [len(x)] * 2 + [len(fine[::k]) + 1] * 2
-    there, survives = np.unique(_keys(finer.points, k, sizes)), np.zeros(chords.count, bool)
-    for shift in np.ndindex(3, 3):
-        survives |= np.isin(_keys(chords.points, 1, sizes, np.array(shift) - 1), there)
+    chords = crossings(fine[::k], labels)
+    finer = crossings(fine)
+    steps = len(fine[::k]) + 1  # the steps, and one more on either side
+    sizes = [len(x), len(x), steps, steps]
+    there = np.unique(_number_crossings(finer.points, k, sizes))
+    survives = np.zeros(chords.count, bool)
+    for shift in itertools.product((-1, 0, 1), repeat=2):
+        survives |= np.isin(_number_crossings(chords.points, 1, sizes, shift), there)
     return Crossings(chords.points.assign(survives=survives))

@@ -261,4 +261,5 @@ def load(
     for option in options:
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(allowed)}")
-    return loader(seed=seed, **options)
+    with torch.device("cpu"):  # whatever the default device of torch is
+        return loader(seed=seed, **options)

@@ -18,27 +18,33 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from ..datasets import as_states
+from ..devices import has_float64, widest_device
 from ..plots import CLASS_COLORS
 from ..solvers import Solver, integrate
 
 # %% ../../nbs/error_fan/01_fan.ipynb #3d8a3d52
 def _as_problem(model_or_field, x, t_span):
-    """Field, initial states and time span, in float64.
+    """Field, initial states and time span, in float64; on the CPU where their device has none.
 
-    Raises `ValueError` for ensembles and non-finite states.
+    Raises `ValueError` for ensembles, for non-finite states, and for a function on a device without float64.
     """
     block = getattr(model_or_field, "block", None)
-    if getattr(model_or_field if block is None else block.field, "members", None):
+    solved = model_or_field if block is None else block.field
+    if getattr(solved, "members", None):
         raise ValueError("an ensemble has one error for every member: pass member(model, i)")
-    x = as_states(x, torch.float64)
+    device = widest_device(x.device)
+    if not (isinstance(model_or_field, nn.Module) or has_float64(x.device)):
+        raise ValueError(
+            f"errors are computed in float64, which {x.device} does not have: pass a module, or a field and "
+            "states on the CPU"
+        )
+    x = as_states(x.to(device), torch.float64)
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
         raise ValueError(f"{bad} of {len(x)} states are not finite: leave them out")
-    double = (
-        copy.deepcopy(model_or_field).double().eval()
-        if isinstance(model_or_field, nn.Module)
-        else model_or_field
-    )
+    double = model_or_field
+    if isinstance(double, nn.Module):
+        double = copy.deepcopy(double).to(device).double().eval()
     if block is None:
         return double, x, t_span or (0.0, 1.0)
     return double.block.field, double.upstream(x), t_span or block.t_span
@@ -69,9 +75,12 @@ class Fan:
         n: int,  # node from which it leaves
     ):
         "Times (k,) and states (k, batch, *state) of the exact solution from node `n`."
-        times, states = zip(
-            (self.t[n].item(), self.path[n]), *((t, z[n]) for t, z in self.fronts if len(z) > n)
-        )
+        times = [self.t[n].item()]
+        states = [self.path[n]]
+        for t, z in self.fronts:
+            if len(z) > n:  # ray n has left
+                times.append(t)
+                states.append(z[n])
         return torch.tensor(times, dtype=torch.float64), torch.stack(states)
 
 # %% ../../nbs/error_fan/01_fan.ipynb #a10b4a4c
@@ -79,14 +88,14 @@ class Fan:
 def error_fan(
     model_or_field,  # a single model, or f(t, z) that treats samples independently
     x: Tensor,  # inputs or initial states (batch, *state)
-    solver,  # with a fixed step
+    solver,  # with a fixed step; a `Solver` or its name
     t_span=None,  # start and end time; by default the model's, or (0, 1)
     reference="dopri5@1e-10",  # stands for the exact flow
     substeps: int = 0,  # times per step at which rays are kept, for drawing; 0: none
 ):
     """The `Fan` of a numerical solution (Hairer, Nørsett, Wanner I, §II.3).
 
-    Raises `ValueError` for an adaptive solver.
+    Raises `ValueError` for an adaptive solver, an ensemble, and states that are not finite.
     """
     if not Solver.parse(solver).fixed:
         raise ValueError(
@@ -95,13 +104,17 @@ def error_fan(
         )
     field, z0, t_span = _as_problem(model_or_field, x, t_span)
     solution = integrate(field, z0, solver, t_span, path=True)
-    front, local, fronts = solution.path[:1], [], []
-    for (a, b), z in zip(pairwise(solution.t.tolist()), solution.path[1:]):
-        for c, d in pairwise(np.linspace(a, b, max(substeps, 1) + 1).tolist()):
-            front = integrate(field, front.flatten(0, 1), reference, (c, d)).z.view_as(front)
+    front = solution.path[:1]  # where the rays that have left are now
+    local = []
+    fronts = []
+    for (start, end), z in zip(pairwise(solution.t.tolist()), solution.path[1:]):
+        stops = np.linspace(start, end, max(substeps, 1) + 1).tolist()
+        for t0, t1 in pairwise(stops):
+            rays = front.flatten(0, 1)
+            front = integrate(field, rays, reference, (t0, t1)).z.view_as(front)
             if substeps:
-                fronts.append((d, front))
-        local.append(z - front[-1])
+                fronts.append((t1, front))
+        local.append(z - front[-1])  # the last ray left from the node before
         front = torch.cat([front, z[None]])
     return Fan(solution.t, solution.path, torch.stack(local), front, fronts)
 
@@ -109,56 +122,66 @@ def error_fan(
 def plot_fan(
     fan: Fan,  # with rays: made with `substeps`
     ax: Axes | None = None,  # drawn on; a new one if None
-    sample: int = 0,  # which of the batch
+    sample: int = 0,  # index in the batch
 ) -> Axes:
-    "Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7). Raises `ValueError` for a fan without rays."
+    """Draws Lady Windermere's fan (Hairer, Nørsett, Wanner I, §I.7).
+
+    Raises `ValueError` for a fan without rays.
+    """
     if not fan.fronts:
         raise ValueError("this fan kept no rays to draw: make it with substeps=8")
+    over_time = fan.path[0, sample].numel() == 1
 
     def coordinates(t, z):
         z = z[:, sample].flatten(1)
-        return (t, z[:, 0]) if z.shape[1] == 1 else (z[:, 0], z[:, 1])
+        return (t, z[:, 0]) if over_time else (z[:, 0], z[:, 1])
 
     ax = ax or plt.subplots()[1]
-    for n in reversed(range(len(fan.t) - 1)):
-        ax.plot(
-            *coordinates(*fan.ray(n)),
-            color=CLASS_COLORS[0],
-            lw=0.7 if n else 1.8,
-            label=None if n else "exact",
-        )
-    ax.plot(*coordinates(fan.t, fan.path), "o-", color=CLASS_COLORS[1], ms=3, label="numerical")
-    time = fan.path[0, sample].numel() == 1
-    ax.set(xlabel="$t$" if time else "$z_1$", ylabel="$z$" if time else "$z_2$")
+    for n in reversed(range(len(fan.t) - 1)):  # the exact solution last, on top
+        width = 0.7 if n else 1.8
+        label = None if n else "exact"
+        times, states = fan.ray(n)
+        ax.plot(*coordinates(times, states.cpu()), color=CLASS_COLORS[0], lw=width, label=label)
+    ax.plot(*coordinates(fan.t, fan.path.cpu()), "o-", color=CLASS_COLORS[1], ms=3, label="numerical")
+    if over_time:
+        ax.set(xlabel="$t$", ylabel="$z$")
+    else:
+        ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax.legend(handlelength=1.2).axes
 
 # %% ../../nbs/error_fan/01_fan.ipynb #98c3fabf
-def _bias(errors, n_boot, seed):
+def _estimate_bias(errors, n_boot, seed):
     """Bias of `errors` (n, numbers), and its 95 % interval: percentiles of `n_boot` resamples.
 
     Without error, 0.
     """
-    n, errors = len(errors), errors / (np.abs(errors).max() or 1)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_boot) / n
-    weights = np.vstack([np.full((1, n), 1 / n), weights])
-    mean, square = weights @ errors, weights @ (errors**2).sum(1)
-    bias = np.sqrt(np.divide((mean**2).sum(1), square, out=np.zeros_like(square), where=square > 0))
-    resampled = (
-        np.maximum(bias[1:] ** 2 - (1 - bias[0] ** 2) / n, 0) ** 0.5
-    )  # without the noise that resampling adds
-    return bias[0], *np.quantile(resampled, [0.025, 0.975])
+    n = len(errors)
+    errors = errors / (np.abs(errors).max() or 1)  # squares of tiny errors would underflow
+    equal = np.full(n, 1 / n)
+    resamples = np.random.default_rng(seed).multinomial(n, equal, n_boot) / n
+    weights = np.vstack([equal[None], resamples])
+    mean = weights @ errors
+    square = weights @ (errors**2).sum(1)
+    ratio = np.divide((mean**2).sum(1), square, out=np.zeros_like(square), where=square > 0)
+    bias = np.sqrt(ratio)
+    noise = (1 - bias[0] ** 2) / n  # what resampling adds to the squared bias
+    resampled = np.maximum(bias[1:] ** 2 - noise, 0) ** 0.5
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return bias[0], low, high
 
 # %% ../../nbs/error_fan/01_fan.ipynb #dfd7350c
-def _groups(y, n, least):
+def _group(y, n, least):
     """Name and indices of all samples and, with labels, of every class.
 
     Raises `ValueError` if one has fewer than `least`.
     """
+    y = y.cpu().numpy() if isinstance(y, Tensor) else y
     if y is not None and np.shape(y) != (n,):
         raise ValueError(f"need one label per state, ({n},), got {tuple(np.shape(y))}")
-    groups = {"all": np.arange(n)} | (
-        {} if y is None else {int(k): np.flatnonzero(y == k) for k in np.unique(y)}
-    )
+    groups = {"all": np.arange(n)}
+    if y is not None:
+        for k in np.unique(y):
+            groups[int(k)] = np.flatnonzero(y == k)
     for name, rows in groups.items():
         if len(rows) < least:
             raise ValueError(
@@ -167,19 +190,21 @@ def _groups(y, n, least):
     return groups.items()
 
 
-def _parsed(solvers, least):
+def _parse_solvers(solvers, least):
     "`Solver`s, at least `least` of them, from solvers or their names, or from one alone."
-    solvers = [Solver.parse(s) for s in ([solvers] if isinstance(solvers, (str, Solver)) else solvers)]
+    if isinstance(solvers, (str, Solver)):
+        solvers = [solvers]
+    solvers = [Solver.parse(solver) for solver in solvers]
     if len(solvers) < least:
         raise ValueError(f"at least {least} solvers are needed, got {len(solvers)}: add another")
     return solvers
 
 
 @torch.no_grad()
-def _end_states(model_or_field, x, solvers, t_span):
-    "A list of end states (n, numbers), one array a solver."
+def _solve_ends(model_or_field, x, solvers, t_span):
+    "A list of end states (n, numbers), one array per solver."
     field, z0, t_span = _as_problem(model_or_field, x, t_span)
-    return [integrate(field, z0, solver, t_span).z.flatten(1).numpy() for solver in solvers]
+    return [integrate(field, z0, solver, t_span).z.flatten(1).cpu().numpy() for solver in solvers]
 
 # %% ../../nbs/error_fan/01_fan.ipynb #589f57e7
 def fingerprint(
@@ -192,34 +217,38 @@ def fingerprint(
     n_boot: int = 999,  # resamples for the interval
     seed: int = 0,  # of the resamples
 ):
-    """Data frame: solver, method, step_size, class, n, rms, bias, low, high (paper, §2.2).
+    """Data frame, one row per solver and class: solver, method, step_size, class, n, rms, bias, low, high
+    (paper, §2.2).
 
-    `ValueError`: labels, reference.
+    Raises `ValueError` for too few states, for labels of another number, and if the reference is among
+    the solvers.
     """
-    reference, solvers = Solver.parse(reference), _parsed(solvers, least=1)
+    reference = Solver.parse(reference)
+    solvers = _parse_solvers(solvers, least=1)
     if reference in solvers:
         raise ValueError(f"{reference} is the reference: its error would be zero; leave it out")
-    groups, rows = _groups(y, len(x), least=2), []
-    exact, *ends = _end_states(model_or_field, x, [reference, *solvers], t_span)
+    groups = _group(y, len(x), least=2)
+    exact, *ends = _solve_ends(model_or_field, x, [reference, *solvers], t_span)
+    rows = []
     for solver, end in zip(solvers, ends):
         for name, index in groups:
             error = (end - exact)[index]
-            bias = dict(zip(("bias", "low", "high"), _bias(error, n_boot, seed)))
-            rows.append(
-                {
-                    "solver": str(solver),
-                    "method": solver.method,
-                    "step_size": solver.step_size,
-                    "class": name,
-                    "n": len(index),
-                    "rms": np.sqrt((error**2).sum(1).mean()),
-                }
-                | bias
-            )
+            bias, low, high = _estimate_bias(error, n_boot, seed)
+            rows.append({
+                "solver": str(solver),
+                "method": solver.method,
+                "step_size": solver.step_size,
+                "class": name,
+                "n": len(index),
+                "rms": np.sqrt((error**2).sum(1).mean()),
+                "bias": bias,
+                "low": low,
+                "high": high,
+            })
     return pd.DataFrame(rows)
 
 # %% ../../nbs/error_fan/01_fan.ipynb #09354d2f
-def _probe(a, b, folds):
+def _tell_apart(a, b, folds):
     """Mean and standard deviation over folds of the accuracy with which `a` and `b` (n, numbers) are
     told apart.
     """
@@ -227,9 +256,11 @@ def _probe(a, b, folds):
     from sklearn.model_selection import GroupKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    states = np.vstack([a, b])
+    origin = np.repeat([0, 1], len(a))
+    start = np.tile(np.arange(len(a)), 2)  # both ends of one start stay in one fold
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000))
-    accuracy = cross_val_score(classifier, np.vstack([a, b]), np.repeat([0, 1], len(a)),
-                               groups=np.tile(np.arange(len(a)), 2), cv=GroupKFold(folds))
+    accuracy = cross_val_score(classifier, states, origin, groups=start, cv=GroupKFold(folds))
     return accuracy.mean(), accuracy.std()
 
 # %% ../../nbs/error_fan/01_fan.ipynb #14a076e1
@@ -241,18 +272,23 @@ def solver_probe(
     t_span=None,  # start and end time; by default the model's, or (0, 1)
     folds: int = 5,  # of the cross-validation
 ):
-    """Data frame, a row per pair and class: solver, other, class, n, accuracy, std.
+    """Data frame, one row per pair and class: solver, other, class, n, accuracy, std (paper, §2.2).
 
-    Raises `ValueError` for one solver.
+    Raises `ValueError` for one solver, for labels of another number, and for fewer states than folds.
     """
-    solvers = _parsed(solvers, least=2)
-    groups = _groups(y, len(x), least=folds)
-    ends = _end_states(model_or_field, x, solvers, t_span)
-    return pd.DataFrame(
-        [
-            {"solver": str(one), "other": str(two), "class": name, "n": len(index)}
-            | dict(zip(("accuracy", "std"), _probe(a[index], b[index], folds)))
-            for (one, a), (two, b) in combinations(zip(solvers, ends), 2)
-            for name, index in groups
-        ]
-    )
+    solvers = _parse_solvers(solvers, least=2)
+    groups = _group(y, len(x), least=folds)
+    ends = _solve_ends(model_or_field, x, solvers, t_span)
+    rows = []
+    for (one, a), (two, b) in combinations(zip(solvers, ends), 2):
+        for name, index in groups:
+            accuracy, std = _tell_apart(a[index], b[index], folds)
+            rows.append({
+                "solver": str(one),
+                "other": str(two),
+                "class": name,
+                "n": len(index),
+                "accuracy": accuracy,
+                "std": std,
+            })
+    return pd.DataFrame(rows)

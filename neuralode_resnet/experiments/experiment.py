@@ -58,6 +58,16 @@ def _distinct(name, values, kind):
     return values
 
 
+def _solver_name(name, value):
+    "The solver in the form that `str` writes. Raises `ValueError`, naming the field, for what is none."
+    if not isinstance(value, (str, Solver)):
+        raise ValueError(f"{name}: a solver is a text such as 'euler@1/16', got {value!r}")
+    try:
+        return str(Solver.parse(value))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _one_form(experiment):
     "Solvers and root as `str` writes them, lists as tuples."
     texts = experiment.test_solvers
@@ -65,13 +75,14 @@ def _one_form(experiment):
         texts = [texts]
     if not isinstance(texts, (list, tuple)):
         raise ValueError(f"test_solvers must be a list of solvers, got {texts!r}")
+    names = [_solver_name("test_solvers", text) for text in texts]
     root = experiment.root
     if not isinstance(root, (str, Path, type(None))):
         raise ValueError(f"root must be a folder, got {root!r}")
     return {
         "root": str(root) if root else None,
-        "train_solver": str(Solver.parse(experiment.train_solver)),
-        "test_solvers": _distinct("test_solvers", [str(Solver.parse(text)) for text in texts], str),
+        "train_solver": _solver_name("train_solver", experiment.train_solver),
+        "test_solvers": _distinct("test_solvers", names, str),
         "seeds": _distinct("seeds", experiment.seeds, int),
     }
 

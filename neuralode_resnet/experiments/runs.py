@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from ..devices import share_of
 from .experiment import Experiment, prepare
 from neuralode_resnet.experiments.store import (
     StoreError, begin, check_done, check_same, claimed, environment, mark_done, open_store, sweep_leftovers,
@@ -133,7 +134,7 @@ def _train(experiment, folder, device, callbacks, progress):
 def _own_rows(model, data):
     "Every member under its own solver, in the columns of `swap_grid`."
     classes, steps, nfe = predict(model, data.x_test)
-    accuracy = (classes == data.y_test).double().mean(-1)
+    accuracy = share_of(classes == data.y_test)
     rows = []
     for i, solver in enumerate(model.block.solvers):
         rows.append({

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 import neuralode_resnet
 from .experiment import Experiment, experiment_from, to_toml
-from ..files import CheckpointError, read_json, read_toml, write_text
+from ..files import CheckpointError, read_json, read_toml, sweep_stale, write_text
 from ..solver_swap.table import better_solvers
 from ..solvers import Solver
 
@@ -70,6 +70,7 @@ def open_store(
         except ValueError as error:
             raise StoreError(f"{error}: restore it, it says `format = {FORMAT}`") from None
         if found == FORMAT:
+            sweep_stale(mark)
             return path
         raise StoreError(f"{path} is a store of format {found}; this version reads format {FORMAT}")
     if path.exists() and not path.is_dir():
@@ -295,13 +296,24 @@ def mark_done(
 ) -> None:
     "Write `done.json` with the digests of all files of the result."
     digests = {name: _digest(folder / name) for name in list_own(folder, RESULT)}
-    marker = {"wall_s": wall_s, "failed": failed, "sha256": digests}
-    write_text(folder / "done.json", dumps(marker, indent=1) + "\n")
+    reasons = {str(seed): reason for seed, reason in failed.items()}
+    marker = {"wall_s": wall_s, "failed": reasons, "sha256": digests}
+    write_text(folder / "done.json", dumps(marker | {"own": _digest_of(marker)}, indent=1) + "\n")
+
+
+def _digest_of(marker):
+    "The SHA-256 of what a done-marker says, apart from this digest."
+    said = {name: value for name, value in marker.items() if name != "own"}
+    return hashlib.sha256(dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _check_marker(file, done):
     "Refuse a done-marker that does not say what `mark_done` writes."
     kinds = {"wall_s": (int, float), "failed": dict, "sha256": dict}
+    unknown = done.keys() - kinds.keys() - {"own"}
+    if unknown or done.get("own", _digest_of(done)) != _digest_of(done):  # earlier versions wrote no digest
+        raise StoreError(f"{file} is damaged (it is not what the run wrote): restore it, or move the folder "
+                         "away and run again")
     wrong = [name for name, kind in kinds.items() if not isinstance(done.get(name), kind)]
     if wrong:
         raise StoreError(f"{file} is damaged (no {', '.join(wrong)}): restore it, or move the folder away "

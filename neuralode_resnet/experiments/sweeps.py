@@ -9,17 +9,18 @@ __all__ = ['plan_sweep', 'describe_sweep', 'sweep']
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from tqdm.auto import tqdm
 
+from ..devices import spread_over_gpus
 from .experiment import rehearse
 from .results import read_progress
 from .runs import run
 from .store import RunIsTaken, StoreError, check_done, check_same, open_store
+from ..training import make_bar
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #8cc1955b
 def _is_done(folder, experiment):
@@ -66,8 +67,10 @@ def describe_sweep(
             f"{len(work)} runs, about {evaluations:.3g} evaluations of the field in training")
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #cefd615c
-def _check_jobs(jobs):
-    "Number of processes, all cores of this process by default."
+def _check_jobs(jobs, device="cpu"):
+    "Number of processes, by default one per core of this process, or one per GPU on which they run."
+    if jobs is None and str(device).startswith("cuda"):
+        return len({*spread_over_gpus(device, 64)})  # each process has a context on its GPU, of some 400 MB
     if jobs is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
@@ -90,13 +93,31 @@ def _connect(scheduler):
 
 
 @contextmanager
+def _cluster(scheduler):
+    "Within the block joblib's work goes to the workers of a scheduler. Raises `ConnectionError` if it goes."
+    client = _connect(scheduler)
+    try:
+        with parallel_config(backend="dask", client=client):
+            yield
+    except Exception as error:
+        if client.status == "running" and "Cancelled" not in type(error).__name__:
+            raise
+        raise ConnectionError(f"the Dask scheduler at {scheduler} has gone ({type(error).__name__}); nothing "
+                              "that was written is lost, and the same call goes on, with another --scheduler "
+                              "or without one") from None
+    finally:
+        with suppress(Exception):  # a client without a scheduler has nothing to close
+            client.close(timeout=2)
+
+
+@contextmanager
 def _workers(jobs, scheduler):
     "Within the block joblib's work goes to local processes, or to the workers of a scheduler."
     if scheduler is None:
         with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=20):
             yield
     else:
-        with _connect(scheduler) as client, parallel_config(backend="dask", client=client):
+        with _cluster(scheduler):
             yield
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #912dd84f
@@ -130,7 +151,11 @@ def _attempts(experiments, store, parent, options):
     outcomes = {}
     for _ in range(3):
         left = [experiment for experiment in experiments if experiment.name not in outcomes]
-        tasks = (delayed(_attempt)(experiment, store, parent, options) for experiment in left)
+        places = spread_over_gpus(options.get("device", "cpu"), len(left))
+        tasks = (
+            delayed(_attempt)(experiment, store, parent, options | {"device": place})
+            for experiment, place in zip(left, places)
+        )
         try:
             for name, outcome in Parallel(batch_size=1, return_as="generator_unordered")(tasks):
                 outcomes[name] = outcome
@@ -162,7 +187,7 @@ def _bar(store, work, progress):
         bar.update(_position(store, work) - bar.n)
 
     total = sum(map(_evaluations, work))
-    with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=not progress) as bar:
+    with make_bar(total, unit="evaluations", progress=progress) as bar:
         thread = threading.Thread(target=follow, args=(bar,), daemon=True)
         thread.start()
         try:
@@ -182,7 +207,7 @@ def sweep(
 ) -> dict:
     """Run what is not done; returns `{name: reason}` of what failed.
     Raises `ValueError` before anything starts."""
-    jobs = _check_jobs(jobs)
+    jobs = _check_jobs(jobs, options.get("device", "cpu"))
     experiments = list(experiments)
     work = plan_sweep(experiments, store, options.get("device", "cpu"))
     store = open_store(store)

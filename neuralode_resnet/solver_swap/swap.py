@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from ..datasets import as_states
+from ..devices import share_of
 from ..models import NeuralODE, ODEBlock
 from ..models.model import marking_unsolved
 from ..solvers import Solver
@@ -55,7 +56,9 @@ def _solve(model, batch):
             ~block.unsolved.view(members, -1), UNSOLVED
         )  # also where the head hides infinity
     cost = (
-        torch.tensor([block.n_steps, block.nfe], dtype=torch.float64).view(2, -1).expand(2, members)
+        torch.tensor([block.n_steps, block.nfe], dtype=torch.float64, device="cpu")
+        .view(2, -1)
+        .expand(2, members)
     )
     return classes, cost
 
@@ -93,7 +96,7 @@ def predict(
     finally:
         model.train(was_training)
     costs = torch.stack(costs, -1)  # (2, member, batch)
-    weights = torch.tensor(lengths, dtype=torch.float64) * costs.isfinite()
+    weights = torch.tensor(lengths, dtype=torch.float64, device="cpu") * costs.isfinite()
     steps, nfe = (costs.nan_to_num() * weights).sum(-1) / weights.sum(-1)
     return torch.cat(classes, -1), steps, nfe
 
@@ -118,7 +121,7 @@ def swap_grid(
         unsolved = (classes == UNSOLVED).sum(-1)
         nothing = unsolved == classes.shape[-1]
         accuracy, agreement = (
-            _is_alike(classes, other).double().mean(-1).where(~nothing, torch.nan)
+            share_of(_is_alike(classes, other)).where(~nothing.cpu(), torch.nan)
             for other in (data.y_test, own)
         )
         columns = dict(
@@ -183,7 +186,7 @@ class Validity:
 # %% ../../nbs/solver_swap/01_swap.ipynb #918e4898
 def _accuracy(right, unsolved):
     "Share of right samples; NaN if nothing was solved."
-    return math.nan if unsolved.all() else right.double().mean().item()
+    return math.nan if unsolved.all() else share_of(right).item()
 
 
 def _compare(train_solver, test_solver, own, other, y, threshold):

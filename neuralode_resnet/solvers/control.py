@@ -41,6 +41,11 @@ def _as_number(value, what):
     return value.item()
 
 
+def _is_mapped(value):
+    "Does torch.func look at every operation with `value`?"
+    return torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
 def sample_norm(
     z: Tensor,  # (batch, *state); a state with fewer than two axes is one sample
 ):
@@ -58,7 +63,7 @@ def initial_step_size(
     z: Tensor,  # initial state (batch, *state)
     order: int,  # order p of the method
     t: float = 0.0,  # initial time
-    norm=sample_norm,  # from a tensor like z to a number
+    norm=sample_norm,  # from a tensor like z to a number; may have a method `of_several`
     k: Tensor | None = None,  # f(t, z), when it is known already
     direction: int = 1,  # -1 when time runs backward
 ):
@@ -69,7 +74,7 @@ def initial_step_size(
     """
     time = as_time(t, z)
     k = field(time, z) if k is None else k
-    d0, d1 = norm(z), norm(k)
+    d0, d1 = norm.of_several(z, k) if hasattr(norm, "of_several") else (norm(z), norm(k))
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     if h0 == 0:
         return math.nan  # the field is too large for its norm
@@ -122,13 +127,28 @@ def next_step_size(
     return h * min(MAX_GROWTH, max(factor, least))
 
 # %% ../../nbs/solvers/04_control.ipynb #79d2258b
+class _Norm:
+    "The `error_ratio` of states, with a scale that stays the same."
+
+    def __init__(self, scale, rtol, atol):
+        self.scale, self.rtol, self.atol = scale, rtol, atol
+
+    def __call__(self, x):
+        return error_ratio(x, self.scale, self.scale, self.rtol, self.atol)
+
+    def of_several(self, *states):
+        "One number for each; on an accelerator all are waited for at once."
+        if self.scale.device.type == "cpu" or self.scale.numel() == 0 or _is_mapped(self.scale):
+            return [self(x) for x in states]
+        allowed = (self.scale.abs() * self.rtol).add_(self.atol)
+        totals = torch.stack([torch.linalg.vector_norm(x.detach() / allowed) for x in states])
+        return [total / math.sqrt(self.scale.numel()) for total in totals.tolist()]
+
+
 def _start(field, tableau, z, t, sign, rtol, atol):
     "First stage and signed starting step, with norms in units of the tolerance."
     scale = z.detach()
-
-    def norm(x):
-        return error_ratio(x, scale, scale, rtol, atol)
-
+    norm = _Norm(scale, rtol, atol)
     k = field(as_time(t, z), z)
     h = initial_step_size(field, scale, tableau.order - 1, t, norm, k.detach(), sign)
     return k, sign * h
@@ -255,7 +275,10 @@ def _attempts(field, tableau):
     "A function that tries a step of size h from z at t, of which k is the first stage."
 
     def attempt(t, z, h, k):
-        times = as_time([t + c * h for c in tableau.c], z).unbind()
+        if z.device.type == "cpu":
+            times = as_time([t + c * h for c in tableau.c], z).unbind()
+        else:
+            times = [as_time(t + c * h, z) for c in tableau.c]
         return rk_step(field, tableau, times, z, h, k)
 
     return attempt

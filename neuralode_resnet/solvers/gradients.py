@@ -15,6 +15,7 @@ import torchdiffeq
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..devices import has_float64
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -275,6 +276,9 @@ def solve_adjoint(
         counted = _Watched(field, max_nfe, known, tableau, ends)
         options = None if beyond else dict(step_t=marks[-1:].detach())
         backward = None if beyond else dict(step_t=marks[:1].detach())
+        if not has_float64(z.device):  # in which torchdiffeq keeps times and tolerances
+            options = dict(options or {}, dtype=torch.float32)
+            backward = dict(backward or {}, dtype=torch.float32)
     else:
         counted = _Counted(field, max_nfe, known)
         options = dict(grid_constructor=_nodes(step_size), interp="cubic" if times else "linear")

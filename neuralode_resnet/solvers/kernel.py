@@ -9,8 +9,11 @@ __all__ = ['ACTIVATIONS', 'KernelProblem', 'Goal', 'Control', 'library']
 import ctypes
 import os
 import shutil
+import stat
 import subprocess
+import time
 import warnings
+from contextlib import ExitStack, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -1340,6 +1343,71 @@ def _hash(*parts):
     return sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
+_KEPT = 16            # libraries in a cache folder; a newly made one takes the place of the oldest
+_COMPILING = ".making-"  # begins the name of a folder in which a compiler is at work
+_ABANDONED = 3600     # seconds after which it has been left by a process that was killed
+
+
+def _cache_folder(cache_home, home):
+    """The folder of compiled libraries, made if it is not there.
+
+    Raises `OSError` where there is none that this user alone can write to: whoever writes there decides
+    what is run.
+    """
+    if cache_home:
+        above = Path(cache_home)
+        if not above.is_absolute():
+            raise OSError(f"XDG_CACHE_HOME={cache_home} is not an absolute path")
+    else:
+        above = Path(os.path.expanduser("~"), ".cache")
+        if home == "" or not above.is_absolute():
+            raise OSError("there is no home directory")
+    folder = above / "neuralode_resnet"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+    return folder
+
+
+def _is_mine(status):
+    "Does the file with this status belong to the user? Where files have no owners, yes."
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def _check_private(folder):
+    "Raise `OSError` if others can write to the folder, or put another one in its place."
+    status = folder.stat()
+    if not _is_mine(status):
+        raise OSError(f"{folder} belongs to another user")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"others can write to {folder}, which `chmod go-w` ends")
+    for above in folder.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise OSError(f"others can write to {above}, and so exchange {folder}")
+
+
+def _is_intact(path):
+    "Is it a file of this user whose content has the hash in its name?"
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or not _is_mine(status):
+            return False
+        return path.stem.endswith(f"-{_hash(path.read_bytes())}")
+    except OSError:  # another process has just removed it
+        return False
+
+
+def _make_room(folder):
+    "Remove what killed compilers have left, and the oldest libraries: no folder grows without bound."
+    with suppress(OSError):  # of two processes that remove the same, one finds nothing
+        for left in folder.glob(f"{_COMPILING}*"):
+            if abs(time.time() - left.stat().st_mtime) > _ABANDONED:
+                shutil.rmtree(left)
+        libraries = sorted(folder.glob("*-*.so"), key=lambda path: path.lstat().st_mtime)
+        for oldest in libraries[:-_KEPT]:
+            oldest.unlink()
+
+
 def _build(compiler, flags, folder):
     "The path of the library, compiled if it is not in `folder` or garbled there."
 
@@ -1349,13 +1417,14 @@ def _build(compiler, flags, folder):
 
     key = _hash(_SOURCE.encode(), " ".join(flags).encode(), call("-dM", "-E"))
     for path in folder.glob(f"{key}-*.so"):
-        if path.stem == f"{key}-{_hash(path.read_bytes())}":
+        if _is_intact(path):
             return path
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as temporary:
+    with TemporaryDirectory(prefix=_COMPILING, dir=folder) as temporary:
         made = Path(temporary, "native.so")
         call("-o", str(made), "-lm", source=_SOURCE.encode())
-        return made.replace(folder / f"{key}-{_hash(made.read_bytes())}.so")
+        library = made.replace(folder / f"{key}-{_hash(made.read_bytes())}.so")
+    _make_room(folder)
+    return library
 
 # %% ../../nbs/solvers/07_kernel.ipynb #52833680
 _NUMBER, _POINTER, _REAL = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
@@ -1447,25 +1516,42 @@ def _declare(kernel):
     return kernel
 
 # %% ../../nbs/solvers/07_kernel.ipynb #fa6e24b9
-@cache
-def _load(cc, path, cache_home, more_flags):
+def _load_from(folder, compilers, path, flags):
+    "The functions of the library in `folder`, made by the first compiler that can; else why none could."
     tried = []
-    folder = Path(cache_home or os.path.expanduser("~/.cache"), "neuralode_resnet")
-    flags = (*_FLAGS, *(more_flags or "").split())
-    for compiler in dict.fromkeys((cc or "cc", "cc", "gcc", "clang"),  # each once
-):
+    for compiler in compilers:
         if not shutil.which(compiler.split()[0], path=path):
             continue
         try:
-            return _declare(ctypes.CDLL(str(_build(compiler.split(), flags, folder))))
-        except (OSError, subprocess.SubprocessError) as error:
+            return _declare(ctypes.CDLL(str(_build(compiler.split(), flags, folder)))), ""
+        except (OSError, subprocess.SubprocessError, AttributeError) as error:
             tried.append(f"{error}")
-    warnings.warn("no native code, solving through PyTorch, which is slower: "
-                  f"{'; '.join(tried) or 'no C compiler found'}")
+    return None, "; ".join(tried) or "no C compiler found"
+
+
+@cache
+def _load(cc, path, cache_home, more_flags, home):
+    compilers = dict.fromkeys(((cc or "").strip() or "cc", "cc", "gcc", "clang"))  # each once
+    flags = (*_FLAGS, *(more_flags or "").split())
+    refused = ""
+    with ExitStack() as afterwards:
+        try:
+            folder = _cache_folder(cache_home, home)
+        except OSError as error:
+            refused = f"{error}"
+            folder = Path(afterwards.enter_context(TemporaryDirectory()))
+        functions, why_not = _load_from(folder, compilers, path, flags)
+    if functions is None:
+        warnings.warn(f"no native code, solving through PyTorch, which is slower: {why_not}")
+    elif refused:
+        warnings.warn(f"native code is not kept, and compiled anew by every process: {refused}")
+    return functions
+
 
 def library():
-    """The compiled functions, or `None` after one warning.
+    """The compiled functions, or `None`; a warning says once why they are not there, or not kept.
 
-    Looks at CC, PATH, XDG_CACHE_HOME, NEURALODE_RESNET_CFLAGS.
+    Looks at CC, PATH, XDG_CACHE_HOME, NEURALODE_RESNET_CFLAGS, HOME.
     """
-    return _load(*map(os.environ.get, ("CC", "PATH", "XDG_CACHE_HOME", "NEURALODE_RESNET_CFLAGS")))
+    names = ("CC", "PATH", "XDG_CACHE_HOME", "NEURALODE_RESNET_CFLAGS", "HOME")
+    return _load(*map(os.environ.get, names))

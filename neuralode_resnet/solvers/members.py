@@ -38,7 +38,7 @@ def joint_grid(
         end = grid[-1].t + grid[-1].h
         waiting = [(end, 0.0)] * (len(longest) - len(grid))
         padded.append([(step.t, step.h) for step in grid] + waiting)
-    times, sizes = torch.tensor(padded, dtype=torch.float64).permute(2, 1, 0)
+    times, sizes = torch.tensor(padded, dtype=torch.float64, device="cpu").permute(2, 1, 0)
     shape = (-1, *[1] * (z.dim() - 1))
     return [Step(t, h.view(shape), reuse=step.reuse) for step, t, h in zip(longest, times, sizes)]
 

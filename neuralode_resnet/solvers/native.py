@@ -302,7 +302,7 @@ def _walk(solve, z, tensors, taped):
     tape = pieces = None
     if taped:
         slot = solve.choose_what_to_keep(problem, sum(solve.nfe))
-        tape = torch.empty(slot * sum(solve.nfe))
+        tape = torch.empty(slot * sum(solve.nfe), device="cpu")
         pieces = solve.pieces(tape, slot, solve.nfe)
         solve.evaluations = solve.nfe
     z = z.detach().contiguous()
@@ -354,7 +354,7 @@ def _outcome(tableau, t_span, taken, control, max_nfe):
 
 def _doubled(tape, members, used, room, slot):
     "A tape for `room` evaluations of each member, with the `used` first ones copied."
-    longer = torch.empty(members, room * slot)
+    longer = torch.empty(members, room * slot, device="cpu")
     longer[:, : used * slot] = tape.view(members, -1)[:, : used * slot]
     return longer
 
@@ -367,13 +367,13 @@ def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
     later = tableau.stages - 1
     problem, alive = solve.problem(tensors, members * (1 + capacity * later))
     slot = solve.choose_what_to_keep(problem, members * (1 + capacity * later)) if taped else 0
-    memory = torch.empty(members, solve.measure(problem)[1])
+    memory = torch.empty(members, solve.measure(problem)[1], device="cpu")
     goals = (Goal * members)(
         *(Goal(*t_span, rtol, atol, max_nfe, capacity) for rtol, atol in tolerances)
     )
     controls = (Control * members)()
     taken = np.empty((members, capacity, 4))
-    tape = torch.empty(members, slot * (1 + capacity * later))
+    tape = torch.empty(members, slot * (1 + capacity * later), device="cpu")
     z = z.detach().contiguous()
     end = torch.full_like(z, torch.nan)
     states = memory.data_ptr() + np.arange(members) * memory.stride(0) * 4

@@ -17,6 +17,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from ..devices import has_float64
+
 # %% ../../nbs/solvers/01_problems.ipynb #bbc3f8b0
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -182,19 +184,21 @@ def reference(
 ) -> Tensor:
     """Returns the state at `t1` (batch, dim), float64, by scipy's DOP853 at rtol 1e-13.
 
-    ValueError if it cannot.
+    The field is called where `z` is. ValueError if it cannot, or has no float64 there.
     """
+    if not has_float64(z.device):
+        raise ValueError(f"reference: {z.device} has no float64; pass z and a field on the CPU")
     if t0 == t1:
         return z.double()
 
     def flat(t, y):
-        return field(t, torch.from_numpy(y).view(z.shape)).numpy().ravel()
+        return field(t, torch.from_numpy(y).view(z.shape).to(z.device)).cpu().numpy().ravel()
 
     with torch.no_grad():
         s = solve_ivp(
             flat,
             (float(t0), float(t1)),
-            z.double().numpy().ravel(),
+            z.cpu().double().numpy().ravel(),
             "DOP853",
             (float(t1),),
             rtol=1e-13,
@@ -204,7 +208,7 @@ def reference(
         raise ValueError(
             f"reference: no solution from t = {t0} to {t1}: {s.message}; shorten the time span"
         )
-    return torch.from_numpy(s.y[:, -1]).view(z.shape)
+    return torch.from_numpy(s.y[:, -1]).view(z.shape).to(z.device)
 
 # %% ../../nbs/solvers/01_problems.ipynb #0d00c6db
 def xor_ellipses(

@@ -354,7 +354,7 @@ def _read_problem(z, solver, t_span, times, jumps, **wishes):
     if isinstance(ends[1], Tensor) and ends[1].dim() > 0:
         _check_own_ends(z, solver, ends, wanted, jumps, wishes)
         (start,) = _as_floats(ends[:1])
-        lengths = ends[1].detach().double() - start
+        lengths = ends[1].detach().cpu().double() - start
         span = (start, start + lengths.flatten()[lengths.abs().argmax()].item())
     else:
         span = _as_floats(ends)

@@ -903,8 +903,8 @@ def _agrees(field, recognised, shape, like):
     stack = Stack(recognised.layers, recognised.tensors, 1, *_sequence(recognised.layers, shape))
     tolerance = 1e-10 if like.dtype == torch.float64 else 2e-5
     for t in (0.37, -1.3):
-        z = torch.randn(5, *shape, generator=generator).to(like)
-        time = torch.tensor(t, dtype=torch.float64).to(like)
+        z = torch.randn(5, *shape, generator=generator, device="cpu").to(like)
+        time = torch.tensor(t, dtype=torch.float64, device="cpu").to(like)
         expected, found = field(time, z), stack(time, z)
         if type(expected) is not Tensor or expected.shape != z.shape or expected.dtype != z.dtype:
             return False

@@ -10,10 +10,12 @@ __all__ = ['combine', 'rk_step', 'Reading', 'Step', 'time_slack', 'n_steps', 'fi
 # %% ../../nbs/solvers/03_steps.ipynb #95a57b70
 import math
 from dataclasses import dataclass, field as default, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..devices import send
 from .tableaus import Tableau, find_tableau
 
 # %% ../../nbs/solvers/03_steps.ipynb #d0caf394
@@ -183,7 +185,7 @@ class Solution:
         last = self.grid[-1]
         end = last.t + last.h * (1.0 if last.weights is None else sum(last.weights))
         times = [
-            torch.as_tensor(time, dtype=torch.float64).detach()
+            torch.as_tensor(time, dtype=torch.float64, device="cpu").detach()
             for time in (*(s.t for s in self.grid), end)
         ]
         return torch.stack(times)
@@ -202,9 +204,60 @@ def as_time(
     t,  # a time, or a list of them: numbers, or a tensor, which keeps its gradient
     like: Tensor,  # a state
 ):
-    "Returns `t` in the dtype and on the device of `like`, rounded once, on the CPU."
-    time = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    "Returns `t` in the dtype and on the device of `like`, rounded once."
+    if isinstance(t, (int, float)) and like.device.type != "cpu":
+        return torch.full((), t, dtype=like.dtype, device=like.device)  # no copy, so no wait
+    time = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
     return time.to(like.dtype).to(like.device)
+
+
+@lru_cache(maxsize=256)
+def _sent_times(c, grid, dtype, device):
+    "Times (step, stage) of a grid of numbers, ((t, h), …), on a device; sent once."
+    with torch.inference_mode(False):
+        rows = [[t + share * h for share in c] for t, h in grid]
+        times = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        return send(times.to(dtype), device)
+
+
+def _looked_into():
+    "Would a tensor that is made now belong to somebody who looks at every operation?"
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+    )
+
+
+def _times_of_numbers(tableau, grid, like):
+    "Times (step, stage) like `like` of a grid of numbers; an accelerator keeps those of earlier solves."
+    numbers = tuple((step.t, step.h) for step in grid)
+    if like.device.type == "cpu" or _looked_into():
+        return as_time([[t + c * h for c in tableau.c] for t, h in numbers], like)
+    key = tuple(tableau.c), numbers, like.dtype, like.device
+    times = _sent_times(*key)
+    if times._version:  # a field has changed its time in place
+        _sent_times.cache_clear()
+        times = _sent_times(*key)
+    return times
+
+
+def _times_and_sizes(tableau, grid, like):
+    "For each step of `grid` the times of its stages, like `like`, and its size, like `like` or a number."
+    sizes = [step.h for step in grid]
+    if not any(isinstance(number, Tensor) for step in grid for number in (step.t, step.h)):
+        return [*zip(stage_times(tableau, grid, like), sizes)]
+    tensors = [number for step in grid for number in (step.t, step.h)]
+    are_numbers_of_samples = all(isinstance(number, Tensor) and number.dim() for number in tensors)
+    if not are_numbers_of_samples or _looked_into() or any(number.requires_grad for number in tensors):
+        sizes = [as_time(size, like) if isinstance(size, Tensor) else size for size in sizes]
+        return [*zip(stage_times(tableau, grid, like), sizes)]
+    starts = torch.stack([step.t for step in grid])
+    steps = torch.stack(sizes).reshape(starts.shape)
+    stages = [starts + c * steps for c in tableau.c]
+    everything = send(torch.stack([*stages, steps], 1).to(like.dtype), like.device)  # (step, stage + 1, …)
+    return [(rows[:-1].unbind(), rows[-1].reshape(sizes[0].shape)) for rows in everything.unbind()]
 
 
 def stage_times(
@@ -215,8 +268,7 @@ def stage_times(
     """Returns for each step of `grid` the times of its stages, as tensors with the dtype and
     device of `like`."""
     if not any(isinstance(number, Tensor) for step in grid for number in (step.t, step.h)):
-        times = as_time([[step.t + c * step.h for c in tableau.c] for step in grid], like)
-        return [row.unbind() for row in times.unbind()]
+        return [row.unbind() for row in _times_of_numbers(tableau, grid, like).unbind()]
     stages = []
     for step in grid:
         start = torch.as_tensor(step.t)
@@ -248,8 +300,7 @@ def march(
     "Walks over `grid`. Returns the end state and the last stage, both like z. Differentiable by autograd."
     if nodes is not None:
         nodes.append(z)
-    for step, times in zip(grid, stage_times(tableau, grid, z)):
-        h = as_time(step.h, z) if isinstance(step.h, Tensor) else step.h
+    for step, (times, h) in zip(grid, _times_and_sizes(tableau, grid, z)):
         z1, ks = rk_step(field, tableau, times, z, h, k if step.reuse else None, step.weights)
         if states is not None:
             states += [_read(field, tableau, reading, step, z, z1, ks) for reading in step.readings]

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['BAND', 'SMOOTHING', 'INTEGRAL', 'PROPORTIONAL', 'MOST_FINER', 'MOST_COARSER', 'RandomSolver', 'RandomDepth',
-           'decide_change', 'ValidityController', 'ToleranceController']
+           'solve_finer', 'losses_of', 'MirroredError', 'decide_change', 'ValidityController', 'ToleranceController']
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #f6c55d3f
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ..adaptation import StepAdapter, ToleranceAdapter
 from ..adaptation.checks import average_over_processes
+from ..devices import share_of
+from ..solver_swap import swapped
 from ..solvers import Solver, find_tableau
 
 # %% ../../nbs/valid_training/01_controllers.ipynb #802a2e7d
@@ -38,7 +41,7 @@ class RandomSolver:
         i: int,  # which member
     ) -> float:
         "Returns the member's next number, uniform in [0, 1)."
-        return torch.rand((), generator=self.generators[i]).item()
+        return torch.rand((), generator=self.generators[i], device="cpu").item()
 
     def before(
         self,
@@ -47,7 +50,8 @@ class RandomSolver:
         "Set the solvers of the coming iteration."
         if self.generators is None:
             first_seed = 1_000_003 * (self.seed + 1)
-            self.generators = [torch.Generator().manual_seed(first_seed + seed) for seed in run.seeds]
+            seeds = [first_seed + seed for seed in run.seeds]
+            self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         block = run.model.block
         self.nominal = block.solver
         block.solver = [self.solver_for(i, block) for i in range(len(run.seeds))]
@@ -133,6 +137,106 @@ class RandomDepth(RandomSolver):
         length = abs(block.t_span[1] - block.t_span[0])
         return Solver(own.method, length / self.draw(i))
 
+# %% ../../nbs/valid_training/01_controllers.ipynb #0dec26fe
+def solve_finer(
+    run,               # the training, with the batch of this iteration
+    factor: float = 2, # by which the solvers are refined
+) -> Tensor:
+    "Returns the logits of the batch under finer solvers, and adds their evaluations to those of the run."
+    block = run.model.block
+    own = run.nfe
+    with swapped(run.model, [solver.refined(factor) for solver in block.solvers]):
+        finer = run.model(run.x)
+    if isinstance(own, list):
+        run.nfe = [coarse + fine for coarse, fine in zip(own, block.nfe)]
+    else:
+        run.nfe = own + block.nfe
+    return finer
+
+
+def losses_of(
+    run,             # the training, with the labels of this iteration
+    logits: Tensor,  # (batch, n_classes), members first
+) -> Tensor:
+    "Returns the mean cross-entropy of these logits, one number per member."
+    by_sample = cross_entropy(logits.flatten(0, -2), run.y.flatten(), reduction="none")
+    return by_sample.view(run.y.shape).mean(-1)
+
+
+class MirroredError:
+    """Trains with the error of a coarse solve, and as often with the same error of opposite sign.
+
+    Raises `ValueError` for settings that cannot work, in `fit` for a tolerance.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,       # of the coarse solve, at least 1
+        share: float = .5,  # of the iterations that are mirrored, in (0, 1); at a half the mean error is 0
+        seed: int = 0,      # of the draws
+    ):
+        if n_steps < 1 or n_steps % 1:
+            raise ValueError(f"n_steps must be a whole number >= 1, got {n_steps}")
+        if not 0 < share < 1:
+            raise ValueError(f"share must lie in (0, 1), got {share}")
+        self.n_steps = n_steps
+        self.share = share
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.is_mirrored = False
+
+    def __repr__(self):
+        more = "" if self.share == .5 else f", share={self.share:g}"
+        more += f", seed={self.seed}" if self.seed else ""
+        return f"MirroredError({self.n_steps}{more})"
+
+    def before(
+        self,
+        run,  # the training
+    ) -> None:
+        "Set the coarse solver, and draw the sign of its error."
+        block = run.model.block
+        self.nominal = block.solver
+        length = abs(block.t_span[1] - block.t_span[0])
+        for own in block.solvers:
+            if not own.fixed:
+                raise ValueError(
+                    f"{own} keeps a tolerance and no number of steps: draw it with a RandomTolerance"
+                )
+        block.solver = [Solver(own.method, length / self.n_steps) for own in block.solvers]
+        self.is_mirrored = torch.rand((), generator=self.generator).item() < self.share
+
+    def penalty(
+        self,
+        run,  # the training, with batch, logits and losses of this iteration
+    ) -> Tensor:
+        """Returns, per member, what turns the plain loss into the mirrored one, and adds the evaluations of
+        the finer solve to those of the run; zeros where nothing is mirrored."""
+        if not self.is_mirrored:
+            return torch.zeros_like(run.losses)
+        order = run.model.block.solvers[0].tableau.order
+        finer = solve_finer(run)
+        mirrored = run.logits + 2 / (1 - 2**-order) * (finer - run.logits)
+        return losses_of(run, mirrored) - run.losses
+
+    def __call__(
+        self,
+        run,  # the training
+    ) -> None:
+        "Give the block its solver back, which checks and predictions use."
+        run.model.block.solver = self.nominal
+
+    def state_dict(self) -> dict:
+        "Returns what the next draws depend on."
+        return dict(generator=self.generator.get_state())
+
+    def load_state_dict(
+        self,
+        state: dict,  # what `state_dict` returned
+    ) -> None:
+        "Go on where `state_dict` was taken."
+        self.generator.set_state(state["generator"].cpu())
+
 # %% ../../nbs/valid_training/01_controllers.ipynb #ae1e0050
 BAND = math.log(2)              # no move while the logarithm of share over target is smaller
 SMOOTHING = .3                  # weight of a check in the smoothed share
@@ -186,7 +290,7 @@ class _FlipControl:
         return value  # none is tried
 
     def decide(self, i, own, test, grown):
-        flipped = (own.classes[i] != test.classes[i]).double().mean().item()
+        flipped = share_of(own.classes[i] != test.classes[i]).item()
         flips, = average_over_processes([flipped], own.classes.device)
         before = self.signals[i]
         share = flips if before is None else before + SMOOTHING * (flips - before)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'ADAPTERS', 'RECOMMENDED', 'PAPER', 'check_keys', 'Scheme', 'scheme_from', 'fixed_step_schemes',
-           'tolerance_schemes', 'slug_of', 'named_schemes', 'find_scheme']
+           'tolerance_schemes', 'rk4_schemes', 'rival_schemes', 'slug_of', 'named_schemes', 'find_scheme']
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #a9713851
 import inspect
@@ -13,14 +13,20 @@ import math
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+import pandas as pd
 from torch import Tensor, nn
 
 from ..adaptation import StepAdapter, ToleranceAdapter
-from ..models import ODEBlock
+from ..datasets import Data, as_states
+from ..models import NeuralODE, ODEBlock
 from ..solvers import Solver, find_tableau
-from .controllers import RandomDepth, ToleranceController, ValidityController
+from ..training import fit
+from neuralode_resnet.valid_training.controllers import (
+    MirroredError, RandomDepth, ToleranceController, ValidityController,
+)
 from neuralode_resnet.valid_training.rivals import (
-    CoarseToFine, RandomEnd, RandomMethod, RandomTolerance, SolverPenalty,
+    QUANTITIES, CoarseToFine, ExtrapolatedLoss, FieldPenalty, LipschitzBound, RandomEnd, RandomMethod,
+    RandomSteps, RandomTolerance, SolverPenalty,
 )
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #f69bc7ed
@@ -41,11 +47,16 @@ def check_keys(
 # %% ../../nbs/valid_training/03_schemes.ipynb #cb95c123
 DRAWS = {  # kind -> what draws
     "depth": RandomDepth,
+    "mirror": MirroredError,
     "method": RandomMethod,
     "tolerance": RandomTolerance,
     "end": RandomEnd,
     "penalty": SolverPenalty,
     "coarse_to_fine": CoarseToFine,
+    "steps": RandomSteps,
+    "extrapolated": ExtrapolatedLoss,
+    "field_penalty": FieldPenalty,
+    "lipschitz": LipschitzBound,
 }
 ADAPTERS = {  # kind -> what adapts
     "step": StepAdapter,
@@ -54,7 +65,9 @@ ADAPTERS = {  # kind -> what adapts
     "tolerance_controller": ToleranceController,
 }
 _FROM_TRAINING = {"self", "model", "depth", "iterations"}  # arguments that the training fills in
-_WHOLE_NUMBERS = {"seed", "first", "last", "check_every", "max_steps"}  # and the range of a depth
+_WHOLE_NUMBERS = {  # and the range of a depth
+    "seed", "first", "last", "n_steps", "check_every", "max_steps", "min_steps",
+}
 
 
 def _arguments_of(kind):
@@ -68,18 +81,28 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _read_as(where, read, text):
+    "What `read` makes of `text`. Raises `ValueError`, saying where the text stands."
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _one_form(what, kind, name, value):
     "The value of an argument in the form that it is kept in. Raises `ValueError` for another kind of value."
     where = f"{what} of kind {kind!r}: {name}"
     if name == "solvers":
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(f"{where} must be a list of solvers, got {value!r}")
-        return [str(Solver.parse(text)) for text in value]
+        return [str(_read_as(where, Solver.parse, text)) for text in value]
     if name == "test_solver":
         if not isinstance(value, str):
             raise ValueError(f"{where} must be the name of a method, got {value!r}")
-        find_tableau(value)
+        _read_as(where, find_tableau, value)
         return value
+    if name == "quantity":
+        return value  # `FieldPenalty` says which there are
     if name == "log":
         if not isinstance(value, bool):
             raise ValueError(f"{where} must be true or false, got {value!r}")
@@ -114,8 +137,12 @@ def _check_table(what, table, kinds):
     return dict(table) if older else complete
 
 # %% ../../nbs/valid_training/03_schemes.ipynb #2ebdac07
-_NEEDS_STEPS = ("depth", "end", "coarse_to_fine")  # draws that need a number of steps
-_SETS_SOLVER = ("method", "tolerance", "coarse_to_fine")  # draws that leave nothing to adapt
+_NEEDS_STEPS = (
+    "depth", "mirror", "end", "coarse_to_fine", "steps", "extrapolated", "field_penalty",
+)  # draws that need a number of steps
+_SETS_SOLVER = (
+    "mirror", "steps", "extrapolated", "method", "tolerance", "coarse_to_fine",
+)  # draws that leave nothing to adapt
 
 
 def _check_draw(solver, draw):
@@ -216,6 +243,21 @@ class Scheme:
         adapter.start(x)
         return {"steps": draw, "callbacks": [adapter]}
 
+    def train(
+        self,
+        model: NeuralODE,          # made with the solver of this scheme; changed in place
+        data: Data,                # on the model's device
+        iterations: int = 10_000,  # optimiser steps, as in the paper
+        batch_size: int = 128,     # samples in a batch, as in the paper
+        lr: float = 1e-4,          # learning rate of Adam, as in the paper
+        seed=0,                    # of the batches, as for `fit`
+        progress: bool = True,     # show a progress bar?
+    ) -> pd.DataFrame:
+        "Trains the model with new callbacks of this scheme, and returns the history of `fit`."
+        first = model.for_members(as_states(data.x_train[:batch_size]))
+        made = self.make_callbacks(model, iterations, first)
+        return fit(model, data, iterations, batch_size, lr, seed, progress=progress, **made)
+
 
 def scheme_from(
     table: dict,  # as `Scheme.to_dict` makes it, or less
@@ -285,6 +327,68 @@ def tolerance_schemes() -> list:
         ]
     return schemes
 
+# %% ../../nbs/valid_training/03_schemes.ipynb #aa87322f
+def rk4_schemes(
+    k: int = 16,  # evaluations of a solve in the mean, a multiple of 8
+) -> list:
+    """The five schemes with rk4 that `paper/beyond` compares, the winner among them.
+    Raises `ValueError` for other `k`."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 8 or k % 8:
+        raise ValueError(f"k must be a multiple of 8, two steps of rk4, got {k!r}")
+    solver = f"rk4@1/{k // 4}"
+    depth = {"kind": "depth", "low": k // 8, "high": k // 2, "log": True}
+    mirror = {"kind": "mirror", "n_steps": k // 8}
+    paper = {"kind": "step", "test_solver": "dopri5", "min_steps": k // 4}
+    controller = {"kind": "validity", "test_solver": "dopri5", "target": .01}
+    return [
+        Scheme(solver, name="rk4, fixed"),
+        Scheme(solver, depth, name="rk4, random depth"),
+        Scheme(solver, mirror, name="rk4, mirrored error"),
+        Scheme(solver, None, paper, name="rk4, the paper's adaptation"),
+        Scheme(solver, depth, controller, name="rk4, controller and depth"),
+    ]
+
+# %% ../../nbs/valid_training/03_schemes.ipynb #252df28d
+def rival_schemes(
+    k: int = 16,  # evaluations of a solve in the mean, a multiple of 8
+) -> list:
+    """The rivals of `paper/beyond` that train with rk4 or bosh3, with three values of what is tuned.
+    Raises `ValueError` for other `k`."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 8 or k % 8:
+        raise ValueError(f"k must be a multiple of 8, two steps of rk4, got {k!r}")
+    n = k // 4  # steps of rk4
+    solver = f"rk4@1/{n}"
+    mixtures = {
+        "two orders": [f"midpoint@1/{k // 2}", solver],
+        "two steps": [f"rk4@1/{n // 2}", f"rk4@1/{n + n // 2}"],
+        "both": [f"midpoint@1/{n}", f"midpoint@1/{3 * n}", f"rk4@1/{n // 2}", f"rk4@1/{n + n // 2}"],
+    }
+    schemes = []
+    for name, solvers in mixtures.items():
+        draw = {"kind": "method", "solvers": solvers}
+        schemes.append(Scheme(solver, draw, name=f"random method and step, {name}"))
+    tuned = {  # kind and name of the argument, what is fixed, three values
+        "random steps": ("spread", {"kind": "steps", "n_steps": n}, (.3, .6, .9)),
+        "extrapolated": ("n_steps", {"kind": "extrapolated"}, (1, 2, 3)),
+        "random end, rk4": ("spread", {"kind": "end"}, (.25, .5, .75)),
+        "penalty, rk4": ("weight", {"kind": "penalty"}, (.1, 1., 10.)),
+        "Lipschitz bound": ("bound", {"kind": "lipschitz"}, (1., 2., 4.)),
+    }
+    for quantity in QUANTITIES:
+        fixed = {"kind": "field_penalty", "quantity": quantity}
+        tuned[quantity.replace("_", " ")] = ("weight", fixed, (.01, .1, 1.))
+    for name, (argument, fixed, values) in tuned.items():
+        for value in values:
+            schemes.append(Scheme(solver, fixed | {argument: value}, name=f"{name}, {value:g}"))
+    bosh3 = f"bosh3@1/{k // 3}"
+    depth = {"kind": "depth", "low": k // 6, "high": 2 * (k // 3), "log": True}
+    paper = {"kind": "step", "test_solver": "dopri5", "min_steps": k // 3}
+    return schemes + [
+        Scheme(bosh3, name="bosh3, fixed"),
+        Scheme(bosh3, depth, name="bosh3, random depth"),
+        Scheme(bosh3, None, paper, name="bosh3, the paper's adaptation"),
+    ]
+
 # %% ../../nbs/valid_training/03_schemes.ipynb #77f755c7
 def slug_of(
     name: str,  # of a scheme: "midpoint, random depth"
@@ -295,18 +399,26 @@ def slug_of(
     return "-".join(letters.split())
 
 
+def _mirrored(k):
+    "The recommended scheme for about `k` evaluations of an iteration, 8 at least."
+    n_steps = max(1, k // 8)
+    draw = {"kind": "mirror", "n_steps": n_steps}
+    return Scheme(f"rk4@1/{4 * n_steps}", draw, name="recommended")
+
+
 def named_schemes(
     k: int = 16,  # evaluations of a solve in the schemes with fixed steps, a multiple of 4
 ) -> dict:
-    """All schemes by the form of their names that a command line takes: recommended, paper, and 26 of
-    `paper/beyond`."""
+    """All schemes by the form of their names that a command line takes: recommended, paper, and 31 of
+    `paper/beyond`; those with rk4 take the multiple of 8 below `k`."""
     schemes = fixed_step_schemes(k)
     by_name = {scheme.name: scheme for scheme in schemes}
     first = {
-        "recommended": replace(by_name["midpoint, controller and depth, 1 %"], name="recommended"),
+        "recommended": _mirrored(k),
         "paper": replace(by_name["the paper's adaptation"], name="paper"),
     }
-    return first | {slug_of(scheme.name): scheme for scheme in [*schemes, *tolerance_schemes()]}
+    more = rk4_schemes(max(8, k - k % 8))
+    return first | {slug_of(scheme.name): scheme for scheme in [*schemes, *more, *tolerance_schemes()]}
 
 
 RECOMMENDED = named_schemes()["recommended"]

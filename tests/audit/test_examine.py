@@ -266,7 +266,7 @@ def test_graph_ode():
     report = audit(model, x, y)
     assert report.verdict == "ResNet", f"\n{report}"
     assert report.blocks.solver.tolist() == ["euler, 1 step"] and report.geometry[0]["crossings"] is None
-    with pytest.raises(AssertionError, match="ResNet: "):
+    with pytest.raises(AssertionError, match="ResNet, more than"):
         assert_solver_independent(model, x, compare="class")
 
 
@@ -447,7 +447,7 @@ def test_a_tolerance_that_is_not_reached_is_no_evidence(monkeypatch):
     monkeypatch.setattr(Target, "refined", lambda self, x, like, level=0, **changes: Outcome(torch.full_like(like, torch.nan), []))
     report = audit(Rotation(rtol=1e-3, atol=1e-3), POINTS, compare="class")
     assert report.verdict == "undecided" and "got through" in report.why and report.exit_status == 4, f"\n{report}"
-    assert len(report.swaps) == 0 and "Undecided" in as_markdown(report) and report.plot() is not None
+    assert len(report.swaps) == 0 and "undecided at 2 %" in as_markdown(report) and report.plot() is not None
 
 
 # Events, wrappers, random fields, shapes
@@ -578,7 +578,7 @@ class Still(nn.Module):
     ("single number", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1].mean(), {}),
     ("no rows", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:0], {}),
     ("number per sample", Loop(nn.Linear(2, 2), 1), dict(compare=lambda a, b: (a - b).abs().max())),
-    ("without labels", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:, :1], dict(y=torch.rand(20), compare="value")),
+    ("without labels", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:, :1], dict(y=torch.rand(7), compare="value")),
     ("numbers of classes", Loop(nn.Linear(2, 2), 1), dict(y=torch.rand(20), compare="class")),
     ("is refine used", lambda x, refine=1: x, dict(compare="value")),
     ("must be callable", 3, {}),

@@ -33,7 +33,8 @@ SCHEMES = {
     "a controller": ["--solver", "midpoint@1/4", "--adapt", "controller", "--target", "0.02", "--check-every", "4"],
     "a controlled depth": ["--solver", "midpoint@1/4", "--depth", "2-6", "--adapt", "controller", "--check-every", "4"],
     "a controlled tolerance": ["--solver", "dopri5@1e-3", "--adapt", "controller", "--check-every", "4"],
-    "the recommended one": ["--scheme", "recommended", "--nfe", "8", "--check-every", "4"],
+    "the recommended one": ["--scheme", "recommended", "--nfe", "8"],
+    "a controlled one": ["--scheme", "midpoint-controller-and-depth-1-percent", "--nfe", "8", "--check-every", "4"],
     "the paper's": ["--scheme", "paper", "--nfe", "8"],
 }
 FEW = ["a tolerance", "a drawn end", "Algorithm 2", "the recommended one"]
@@ -102,7 +103,7 @@ def test_a_sweep_of_the_same_experiment_gives_the_same_bits(name, call, tmp_path
 
 # Stopped
 
-LONG = ["train", "sphere2", "--scheme", "recommended", "--iterations", "2600", "--channels", "4", "--members", "2", "--lr",
+LONG = ["train", "sphere2", "--scheme", "midpoint-controller-and-depth-1-percent", "--iterations", "2600", "--channels", "4", "--members", "2", "--lr",
         "1e-3", "--device", "cpu"]
 
 
@@ -227,7 +228,7 @@ def test_a_damaged_model_is_refused_by_name(call, tmp_path):
 def test_force_begins_anew_and_leaves_what_is_not_ours(call, tmp_path):
     run = tmp_path / "run"
     words = ["train", "sphere2", *SHORT, "--out", run]
-    call(*words, "--scheme", "recommended")
+    call(*words, "--scheme", "midpoint-controller-and-depth-1-percent")
     (run / "thesis.txt").write_text("mine")
     code, _, complaint = call(*words, "--solver", "euler@1/2", "--force")
     assert code == 0, complaint

@@ -50,3 +50,37 @@ def test_a_small_step_folds_nothing():
 def test_a_tolerance_has_no_step_of_its_own():
     with pytest.raises(ValueError, match="by the batch"):
         step_jacobian(linear, "dopri5@1e-3", torch.zeros(1, 2))
+
+
+def test_a_step_is_taken_at_its_own_time():
+    # z' = t z in one Euler step from t: z -> (1 + h t) z
+    z = torch.ones(1, 2, dtype=torch.float64)
+    found = step_jacobian(lambda t, z: t * z, "euler@1/2", z, t=3.)
+    assert torch.allclose(found, 2.5 * torch.eye(2, dtype=torch.float64))
+    block = ODEBlock(lambda t, z: t * z, "euler@1/2")
+    assert injectivity(block, z).det.flatten().tolist() == pytest.approx([1, 1.25 ** 2])
+
+
+def known_norm(n=100, seed=0):
+    "A step whose Jacobian minus identity has singular values 2, 1, 2/3 ... 2/n."
+    draw = torch.Generator().manual_seed(seed)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=draw, dtype=torch.float64))[0] for _ in range(2))
+    matrix = left @ torch.diag(2 / torch.arange(1, n + 1, dtype=torch.float64)) @ right
+    return ODEBlock(lambda t, z: z @ matrix.T, "euler@1.0"), torch.randn(3, n, generator=draw, dtype=torch.float64)
+
+
+def test_power_iteration_finds_the_norm_and_never_exceeds_it():
+    block, x = known_norm()
+    estimate = injectivity(block, x)
+    assert estimate.det is None
+    assert 1.998 < estimate.largest_h_lip <= 2 + 1e-12
+    few = injectivity(block, x, iterations=1)
+    assert (few.h_lip <= estimate.h_lip).all()
+
+
+def test_signs_have_to_differ_within_one_step_to_refute_it():
+    # z' = -g(t) z mirrors every state in the first of two steps, and none in the second
+    block = ODEBlock(lambda t, z: -6 * (t < .25).to(z) * z, "euler@1/2")
+    found = injectivity(block, torch.tensor([[1.], [2.]], dtype=torch.float64))
+    assert found.det.sign().tolist() == [[-1, -1], [1, 1]]
+    assert not found.refuted

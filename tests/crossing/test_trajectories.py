@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuralode_resnet.crossing import crossings, draw_finer, entrance, side
+from neuralode_resnet.crossing import crossings, draw_finer, entrance, persistence, side
 from neuralode_resnet.models import ODEBlock
 
 
@@ -78,3 +78,84 @@ def test_drawing_finer_keeps_the_nodes_of_the_solver():
     coarse = block.solve(x, path=True).path
     assert torch.equal(draw_finer(block, x, 4)[::4], coarse)
     assert entrance(block, x)[0] is block
+
+
+def test_side_is_exact_where_the_determinant_of_plain_floats_is_not_zero():
+    # neighbours of (.5, .5) against the diagonal; rational arithmetic says 0, 1 and -1
+    p, q = np.full((3, 2), 12.), np.full((3, 2), 24.)
+    ulp = 2. ** -53
+    r = .5 + ulp * np.array([[4., 4.], [3., 4.], [26., 25.]])
+    assert side(p, q, r).tolist() == [0, 1, -1]
+    many = .5 + ulp * np.array([(i, j) for i in range(32) for j in range(32)], float)
+    expected = np.sign(many[:, 1] - many[:, 0])
+    near, far = np.full_like(many, 12.), np.full_like(many, 24.)
+    assert side(near, far, many).tolist() == expected.tolist()
+    assert side(many, near, far).tolist() == expected.tolist()  # plain floats get hundreds of these wrong
+
+
+def test_side_does_not_trust_a_determinant_that_is_smaller_than_its_rounding():
+    # plain floats: -5.7e-14, the wrong sign, of points whose side is that of x against y
+    r = np.array([[0.5000000000000059, 0.5000000000000052]])
+    p, q = np.full((1, 2), 24.272004480882924), np.full((1, 2), 14.12723206505558)
+    (a, b), (c, d) = (p - r)[0], (q - r)[0]
+    assert a * d - b * c < 0
+    assert side(r, p, q).item() == 1
+
+
+def test_crossings_of_later_portions_belong_to_their_own_segments():
+    # more segments than a portion holds; only the last two trajectories meet
+    straight = [[(float(k), 10. + i) for k in range(12)] for i in range(20)]
+    rising = [(float(k), k / 2) for k in range(12)]
+    falling = [(float(k), 5.2 - k / 2) for k in range(12)]
+    found = crossings(path_of(*straight, rising, falling))
+    assert found.points[["first", "second"]].to_numpy().tolist() == [[20, 21]]
+    assert found.points.y.item() == pytest.approx(2.6)
+
+
+def test_the_resolution_is_that_of_the_dtype_of_the_path():
+    rays = np.array([1, 1 / 3]) * np.random.default_rng(0).random((1, 40, 1))
+    path = (rays * np.exp(-np.linspace(0, 1, 33))[:, None, None]).astype(np.float32)
+    assert crossings(path).count == 0
+    assert crossings(path.astype(np.float64)).count > 100
+
+
+def test_the_angle_is_that_between_directions_of_travel():
+    head_on = path_of([(-1., 0.), (1., .2), (3., .4)], [(1., 0.), (-1., .2), (-3., .4)])
+    assert crossings(head_on).points.angle.item() == pytest.approx(180 - 2 * np.degrees(np.arctan(.1)))
+
+
+def quadratic(t, z):
+    "z' = 2 t: the cubic of Hermite is exact."
+    return torch.full_like(z, 2.) * torch.as_tensor(t).to(z)
+
+
+def test_hermite_is_exact_for_a_solution_of_degree_two():
+    block = ODEBlock(quadratic, "midpoint@1/2")
+    path = draw_finer(block, torch.zeros(1, 2, dtype=torch.float64), k=4)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert torch.allclose(path[:, 0, 0], t ** 2, atol=1e-12)
+
+
+def test_substeps_start_at_the_time_of_their_node():
+    block = ODEBlock(quadratic, "midpoint@1/2")
+    path = draw_finer(block, torch.zeros(1, 2, dtype=torch.float64), k=4, curve="substeps")
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert torch.allclose(path[:, 0, 0], t ** 2, atol=1e-12)
+
+
+def test_a_crossing_that_moves_into_a_neighbouring_step_survives():
+    # parabolas y = x^2 and y = (x - .1)^2 + s: the bend moves their crossing away from that of the chords
+    def field(t, z):
+        return torch.stack([torch.ones_like(z[:, 0]), quadratic(t, z[:, 1])], 1)
+
+    block = ODEBlock(field, "midpoint@1/4", t_span=(0., 2.))
+    moved = 0
+    for s in torch.linspace(.05, .25, 41).tolist():
+        z = torch.tensor([[0., 0.], [.1, s]], dtype=torch.float64)
+        found = persistence(block, z)
+        finer = crossings(draw_finer(block, z)).points
+        if found.count == len(finer) == 1:
+            assert found.points.survives.all(), s
+            steps = found.points[["first_step", "second_step"]].to_numpy()
+            moved += (finer[["first_step", "second_step"]].to_numpy() // 8 != steps).any()
+    assert moved > 0

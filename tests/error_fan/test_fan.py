@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from neuralode_resnet.datasets import load
 from neuralode_resnet.error_fan import error_fan, fingerprint, plot_fan, solver_probe
+from neuralode_resnet.models import NeuralODE
 
 
 def decay(t, z):
@@ -63,3 +65,40 @@ def test_solvers_that_agree_cannot_be_told_apart():
     apart = solver_probe(lambda t, z: 40 * torch.as_tensor(t).to(z) + 0 * z, x, ["euler@1/4", "rk4@1/4"])
     assert apart.accuracy.item() > .9
     assert np.isfinite(apart["std"].item())
+
+
+def test_every_local_error_is_measured_from_the_node_before():
+    fan = error_fan(decay, START, "euler@1/8")
+    exact = math.exp(-1 / 8)
+    for n, local in enumerate(fan.local):
+        assert torch.allclose(local, fan.path[n] * (1 - 1 / 8 - exact), atol=1e-9)
+
+
+def test_a_ray_starts_at_its_node_and_ends_where_the_fan_says():
+    fan = error_fan(decay, START, "euler@1/4", substeps=2)
+    for n in range(4):
+        times, states = fan.ray(n)
+        assert times.tolist() == pytest.approx([k / 8 for k in range(2 * n, 9)])
+        assert torch.equal(states[0], fan.path[n])
+        assert torch.allclose(states[-1], fan.ends[n])
+
+
+def test_the_interval_of_the_bias_reaches_zero_where_there_is_none():
+    x = torch.cat([torch.ones(200, 1), -torch.ones(200, 1)]).double()
+    table = fingerprint(decay, x, ["euler@1/4"])
+    assert table.low.item() == 0
+    assert table.high.item() < .1
+
+
+def test_a_model_is_analysed_in_float64_and_left_in_float32():
+    data = load("sphere2", seed=0)
+    model = NeuralODE.for_data(data, "euler@1/4", seed=0)
+    fan = error_fan(model, data.x_test[:3], "euler@1/4")
+    assert fan.path.dtype == torch.float64
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_both_ends_of_one_start_stay_in_one_fold():
+    # a solver against itself: twins get one answer, so exactly one half is right. 41 is no multiple of the folds
+    x = torch.randn(41, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert solver_probe(decay, x, ["euler@1/4", "euler@1/4"]).accuracy.item() == .5

@@ -1,9 +1,13 @@
 """Distances to decision boundaries by hand, and when a line separates."""
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from neuralode_resnet.error_fan import head_margin, separable, separation
+from neuralode_resnet.datasets import load
+from neuralode_resnet.error_fan import head_margin, sensitivity, separable, separation
+from neuralode_resnet.models import NeuralODE
 
 XOR = torch.tensor([[0., 0.], [1., 1.], [0., 1.], [1., 0.]])
 
@@ -45,3 +49,30 @@ def test_xor_is_not_separable_and_three_of_its_points_are():
 def test_what_has_no_margin_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_separation_does_not_depend_on_the_unit():
+    labels = torch.tensor([0, 1, 0, 0])
+    for scale in (1e-6, 1., 1e6):
+        assert separation(scale * XOR.double() + 3 * scale, labels) == pytest.approx(2, abs=1e-4)
+
+
+def test_classes_of_equal_weights_are_infinitely_far_apart():
+    for bias in ([0., 0.], [0., -5.]):
+        assert head_margin(head_of([[1., 2.], [1., 2.]], bias), XOR).tolist() == [torch.inf] * 4
+
+
+def test_sensitivity_compares_two_solvers_and_leaves_the_model():
+    data = load("sphere2", seed=0)
+    model = NeuralODE.for_data(data, "euler@1/2", seed=0)
+    x = data.x_test[:50]
+    found = sensitivity(model, x, "rk4@1/8", batch_size=20)
+    double = copy.deepcopy(model).double()
+    own = double.block(double.upstream(x.double()))
+    double.block.solver = "rk4@1/8"
+    better = double.block(double.upstream(x.double()))
+    expected = (own - better).flatten(1).norm(dim=1)
+    assert expected.min() > 0
+    assert found.difference.tolist() == pytest.approx(expected.tolist())
+    assert found.margin.tolist() == pytest.approx(head_margin(double, own).tolist())
+    assert str(model.block.solver) == "euler@1/2"

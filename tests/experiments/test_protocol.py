@@ -8,7 +8,7 @@ import torch
 
 from neuralode_resnet.datasets import load
 from neuralode_resnet.experiments.protocol import (
-    Protocol, compare, find_valid_nfe, judge_training, measure_scheme, train_scheme,
+    Protocol, compare, find_valid_nfe, judge_training, measure_scheme, plan_beyond, train_scheme,
 )
 from neuralode_resnet.models import NeuralODE
 from neuralode_resnet.solver_swap import predict, swapped
@@ -108,6 +108,36 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path):
     rows = compare(SHORT, [fixed, SCHEMES["penalty"]], path, [0])
     assert rows.training.tolist() == ["fixed", "penalty"]
     assert path.read_text().startswith(before)
+
+
+def test_the_command_reproduces_the_primary_comparison(tmp_path, monkeypatch):
+    from neuralode_resnet.cli.sweeps import reproduce_command
+    asked = []
+    monkeypatch.setattr("neuralode_resnet.experiments.protocol.reproduce_beyond", lambda *given: asked.append(given))
+    reproduce_command("beyond", tmp_path / "new", quick=True)
+    reproduce_command("beyond", tmp_path / "new")
+    assert asked == [(tmp_path / "new" / "beyond_primary_quick.csv", 100), (tmp_path / "new" / "beyond_primary.csv", 10_000)]
+
+
+def test_the_stored_pairs_are_those_that_were_declared(pytestconfig):
+    rows = pd.read_csv(pytestconfig.rootpath / "results" / "beyond_primary.csv")
+    planned = {(b.data, b.data_seed, seed, b.training) for b in plan_beyond() for seed in b.seeds}
+    assert set(zip(rows.data, rows.data_seed, rows.seed, rows.training)) <= planned
+    assert rows.commit.nunique() == 1
+
+
+def test_seeds_that_are_missing_are_added(tmp_path):
+    path = tmp_path / "rows.csv"
+    compare(SHORT, [SCHEMES["fixed"]], path, [0])
+    rows = compare(SHORT, [SCHEMES["fixed"]], path, [0, 2])
+    assert rows.seed.tolist() == [0, 2]
+
+
+def test_another_draw_of_the_data_is_another_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    compare(SHORT, [SCHEMES["fixed"]], path, [0])
+    rows = compare(replace(SHORT, data_seed=5), [SCHEMES["fixed"]], path, [0])
+    assert rows.data_seed.tolist() == [0, 5]
 
 
 def test_a_scheme_without_a_name_is_not_filed(tmp_path):

@@ -20,11 +20,12 @@ from neuralode_resnet.experiments import (
 from neuralode_resnet.experiments.store import claimed, list_visible
 from neuralode_resnet.files import read_toml
 from neuralode_resnet.models import load_model
-from neuralode_resnet.valid_training import RECOMMENDED
+from neuralode_resnet.valid_training import find_scheme
 
 SMALL = Experiment("sphere2", "euler@1/2", ["euler@1/4", "rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3)
-CONTROLLED = Experiment("sphere2", RECOMMENDED.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
-                        draw=RECOMMENDED.draw, adaptation={**RECOMMENDED.adaptation, "check_every": 7})
+SCHEME = find_scheme("midpoint-controller-and-depth-1-percent")
+CONTROLLED = Experiment("sphere2", SCHEME.solver, ["rk4@1/4"], seeds=[0, 1], iterations=40, channels=4, lr=1e-3,
+                        draw=SCHEME.draw, adaptation={**SCHEME.adaptation, "check_every": 7})
 LONGER = """
 data = "sphere2"
 train_solver = ["euler@1/2", "euler@1/3", "dopri5@1e-1"]

@@ -6,7 +6,10 @@ from neuralode_resnet.datasets import load
 from neuralode_resnet.models import NeuralODE
 from neuralode_resnet.solver_swap import swapped
 from neuralode_resnet.training import fit
-from neuralode_resnet.valid_training import CoarseToFine, RandomEnd, RandomMethod, RandomTolerance, SolverPenalty
+from neuralode_resnet.valid_training import (
+    CoarseToFine, ExtrapolatedLoss, FieldPenalty, LipschitzBound, MirroredError, RandomEnd, RandomMethod, RandomSteps,
+    RandomTolerance, SolverPenalty,
+)
 
 DATA = load("sphere2", seed=0)
 
@@ -103,3 +106,62 @@ def test_a_run_with_a_rival_resumes_bitwise(made, tmp_path):
 def test_wrong_settings_stop_with_what_was_given(words, attempt):
     with pytest.raises(ValueError, match=words):
         attempt()
+
+
+def test_a_mirrored_iteration_trains_with_the_opposite_error():
+    "Of order one, the mirrored logits are m_h + 4 (m_{h/2} - m_h)."
+    class Run:
+        model = NeuralODE.for_data(DATA, "euler@1/1", seed=[0, 1], channels=8)
+        x = model.for_members(DATA.x_test[:20])
+        y = DATA.y_test[:20].expand(2, 20)
+        seeds = [0, 1]
+
+    run = Run()
+    mirror = MirroredError(1, share=.999999)
+    mirror.before(run)
+    run.logits = run.model(run.x)
+    run.nfe = run.model.block.nfe
+    plain = torch.nn.functional.cross_entropy(run.logits.flatten(0, 1), run.y.flatten(), reduction="none")
+    run.losses = plain.view(2, 20).mean(1)
+    with swapped(run.model, "euler@1/2"):
+        finer = run.model(run.x)
+    logits = run.logits + 4 * (finer - run.logits)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), run.y.flatten(), reduction="none")
+    total = mirror.penalty(run) + run.losses
+    assert torch.allclose(total, expected.view(2, 20).mean(1), atol=1e-6)
+    assert run.nfe == [1 + 2] * 2
+
+
+@pytest.mark.parametrize("made", [
+    lambda: MirroredError(2), lambda: RandomSteps(3, .5), lambda: FieldPenalty("jacobian", .1),
+])
+def test_draws_of_one_generator_resume(made):
+    first, second = made(), made()
+    train(first, 7)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(torch.rand(3, generator=first.generator), torch.rand(3, generator=second.generator))
+
+
+@pytest.mark.parametrize("draw, nfe", [
+    (ExtrapolatedLoss(2), {6}), (RandomSteps(4, .5), {5}), (FieldPenalty("speed", .1), {8 + 8 + 1}),
+    (FieldPenalty("acceleration", .1), {8 + 8 + 2}), (LipschitzBound(1.), {8}), (MirroredError(2), {2, 6}),
+])
+def test_rivals_cost_what_they_say_and_give_the_solver_back(draw, nfe):
+    model, history = train(draw)
+    assert set(history.nfe.unique()) == nfe
+    assert str(model.block.solver) == "euler@1/8"
+
+
+def test_a_single_model_trains_under_every_rival():
+    for draw in (MirroredError(2), ExtrapolatedLoss(2), RandomSteps(4, .5), FieldPenalty("local_error", .1), LipschitzBound(1.)):
+        model = NeuralODE.for_data(DATA, "euler@1/8", seed=0, channels=8)
+        history = fit(model, DATA, 8, seed=0, steps=draw, progress=False)
+        assert history.loss.notna().all()
+
+
+def test_ends_of_random_steps_are_in_order_and_within_their_spread():
+    draw = RandomSteps(5, .9)
+    for _ in range(50):
+        ends = draw.draw_ends((0., 1.))
+        assert list(ends) == sorted(ends)
+        assert max(abs(end - (i + 1) / 5) for i, end in enumerate(ends)) <= .45 / 5 + 1e-9
