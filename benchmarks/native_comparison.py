@@ -43,9 +43,13 @@ class Layers(nn.Module):
     def forward(self, t, z):
         if self.time == "first":
             z = torch.cat([t.expand(*z.shape[:-1], 1), z], -1)
+        if self.time == "first channel":
+            z = torch.cat([t.expand(z.shape[0], 1, z.shape[2]), z], 1)
         for layer, activation in zip(self.layers, self.activations):
             if self.time == "every":
                 z = torch.cat([z, torch.ones_like(z[..., :1]) * t], -1)
+            if self.time == "every channel":
+                z = torch.cat([z, torch.ones_like(z[:, :1]) * t], 1)
             z = activation(layer(z))
         return z
 
@@ -57,11 +61,13 @@ def draw_field(rng):
     activations = [ACTIVATIONS[name]() for name in names]
     if rng.random() < 0.25:
         channels = [rng.choice([1, 1, 2, 3])] + [rng.choice([1, 4, 9, 16]) for _ in range(count - 1)]
+        time = rng.choice(["never", "first channel", "every channel"])
         layers = []
-        for inputs, outputs in zip(channels, [*channels[1:], channels[0]]):
+        for i, (inputs, outputs) in enumerate(zip(channels, [*channels[1:], channels[0]])):
             taps = rng.choice([1, 3, 3, 5])
-            layers.append(nn.Conv1d(inputs, outputs, taps, padding=taps // 2, bias=rng.random() < 0.8))
-        return Layers(layers, activations, "never"), (channels[0], rng.randint(1, 9))
+            more = time == "every channel" or time == "first channel" and i == 0
+            layers.append(nn.Conv1d(inputs + more, outputs, taps, padding=taps // 2, bias=rng.random() < 0.8))
+        return Layers(layers, activations, time), (channels[0], rng.randint(1, 9))
     time = rng.choice(["never", "first", "every"])
     widths = [rng.choice([1, 2, 3, 7, 16, 17])] + [rng.choice([1, 2, 5, 16, 31, 64, 100]) for _ in range(count - 1)]
     layers = []

@@ -362,8 +362,7 @@ def _scale_far_away(ax, points):
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     powers = 10. ** np.arange(0, 13)
     for axis, reach in ((ax.xaxis, abs(points[:, 0]).max()), (ax.yaxis, abs(points[:, 1]).max())):
-        shown = powers[powers <= max(reach, 1)][::-1][::2][:2]  # the outermost, and one between it and zero
-        shown = shown[(shown > 1) | (shown == shown[0])]
+        shown = powers[powers <= max(reach, 1)][-1:]  # the outermost: more would run into one another
         axis.set_major_locator(FixedLocator([*-shown, 0, *shown]))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))

@@ -46,11 +46,12 @@ def import_torchvision_datasets():
 
 # %% ../../nbs/datasets/01_images.ipynb #05865e6b
 def _hash_source(root, files, settings):
-    "Sixteen digits that change with any of `files` (name, size, time of change) and with `settings`."
+    "Sixteen digits that change with any of `files` (name, size, times of change) and with `settings`."
     facts = []
     for file in sorted(files):
         status = file.stat()
-        facts.append((str(file.relative_to(root)), status.st_size, status.st_mtime_ns))
+        times = status.st_mtime_ns, status.st_ctime_ns  # the second cannot be set back
+        facts.append((str(file.relative_to(root)), status.st_size, *times))
     return hashlib.sha256(json.dumps([facts, settings]).encode()).hexdigest()[:16]
 
 

@@ -44,7 +44,10 @@ def _with_scheme(table):
         if "nfe" in table:
             raise ValueError("nfe is the size of a scheme with a name: give scheme, too")
         return table
-    found = find_scheme(table["scheme"], table.get("nfe", 16))
+    try:
+        found = find_scheme(table["scheme"], table.get("nfe", 16))
+    except ValueError as error:
+        raise ValueError(f"scheme, nfe: {error}") from None
     fields = {"train_solver": found.solver, "draw": found.draw, "adaptation": found.adaptation}
     rest = {key: value for key, value in table.items() if key not in _SCHEME}
     return {key: value for key, value in fields.items() if value is not None} | rest
@@ -65,7 +68,10 @@ def _with_tests(table):
                          "a scheme")
     methods, factors = _check_around(table["test_methods"], table["test_factors"])
     rest = {key: value for key, value in table.items() if key not in _AROUND}
-    return rest | {"test_solvers": solvers_around(table["train_solver"], methods, factors)}
+    try:
+        return rest | {"test_solvers": solvers_around(table["train_solver"], methods, factors)}
+    except ValueError as error:
+        raise ValueError(f"train_solver, test_methods, test_factors: {error}") from None
 
 
 def _check_around(methods, factors):

@@ -6,6 +6,7 @@
 __all__ = ['plan_sweep', 'describe_sweep', 'sweep']
 
 # %% ../../nbs/experiments/06_sweeps.ipynb #5112a711
+import logging
 import os
 import threading
 import time
@@ -96,6 +97,10 @@ def _connect(scheduler):
 def _cluster(scheduler):
     "Within the block joblib's work goes to the workers of a scheduler. Raises `ConnectionError` if it goes."
     client = _connect(scheduler)
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("utils", "client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:  # which write tracebacks of what is said below in a sentence
+        logger.setLevel(logging.CRITICAL)
     try:
         with parallel_config(backend="dask", client=client):
             yield
@@ -108,6 +113,8 @@ def _cluster(scheduler):
     finally:
         with suppress(Exception):  # a client without a scheduler has nothing to close
             client.close(timeout=2)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -29,6 +29,9 @@ _HEAD = r"""
 #include <string.h>
 #include <unistd.h>
 
+#if defined __AVX__
+#include <immintrin.h>
+#endif
 #if defined __AVX512F__
 enum {
     LANES = 16,
@@ -122,6 +125,52 @@ static void product(Band s, long m, long n, long depth, View a, const float *b, 
 }
 """
 
+# %% ../../nbs/solvers/07_kernel.ipynb #bd0b3718
+_DOTS = r"""
+enum { FEW = 3 };
+
+typedef float H __attribute__((vector_size(2 * LANES), may_alias));  // half a register
+
+static inline float total(V x) {
+    H half = ((const H *)&x)[0] + ((const H *)&x)[1];
+    float sum = 0;
+    for (int i = 0; i < LANES / 4; i++)
+        sum += half[i] + half[i + LANES / 4];
+    return sum;
+}
+
+static inline __attribute__((always_inline)) void dots_of(const int n, long rows, long depth,
+        const float *a, long a_row, const float *b, long b_row, const float *from, float *c,
+        long c_row) {
+    for (long i = 0; i < rows; i += TALL, a += TALL * a_row) {
+        V sum[TALL][FEW] = {{{0}}};
+        for (long d = 0; d < depth; d += LANES)
+            for (int r = 0; r < TALL; r++)
+                for (int j = 0; j < n; j++)
+                    sum[r][j] += *(const V *)(a + r * a_row + d) * *(const V *)(b + j * b_row + d);
+        for (int r = 0; r < TALL; r++, c += c_row) {
+            memset(c, 0, 4 * c_row);
+            for (int j = 0; j < n; j++)
+                c[j] = (from ? from[j] : 0) + total(sum[r][j]);
+        }
+    }
+}
+
+static int has_few(long n, long depth) {
+    return n <= FEW && depth >= 32 && depth % LANES == 0;
+}
+
+static void dots(long n, long rows, long depth, const float *a, long a_row, const float *b, long b_row,
+        const float *from, float *c, long c_row) {
+    if (n == 1)
+        dots_of(1, rows, depth, a, a_row, b, b_row, from, c, c_row);
+    else if (n == 2)
+        dots_of(2, rows, depth, a, a_row, b, b_row, from, c, c_row);
+    else
+        dots_of(3, rows, depth, a, a_row, b, b_row, from, c, c_row);
+}
+"""
+
 # %% ../../nbs/solvers/07_kernel.ipynb #928a8137
 _EXPONENTIAL = r"""
 static inline V choose(I where, V yes, V no) {
@@ -134,9 +183,29 @@ static inline V magnitude(V x) {
     return (V)((U)x & 0x7fffffffu);
 }
 
-static inline V within(V x, float low, float high) {  // a NaN is neither below nor above
-    x = choose(x < low, each(low), x);
+// the processor has one instruction for each, which returns its second argument if one is a NaN
+static inline V at_least(V x, float low) {
+#if defined __AVX512F__
+    return (V)_mm512_max_ps((__m512)each(low), (__m512)x);
+#elif defined __AVX__
+    return (V)_mm256_max_ps((__m256)each(low), (__m256)x);
+#else
+    return choose(x < low, each(low), x);
+#endif
+}
+
+static inline V at_most(V x, float high) {
+#if defined __AVX512F__
+    return (V)_mm512_min_ps((__m512)each(high), (__m512)x);
+#elif defined __AVX__
+    return (V)_mm256_min_ps((__m256)each(high), (__m256)x);
+#else
     return choose(x > high, each(high), x);
+#endif
+}
+
+static inline V within(V x, float low, float high) {  // a NaN is neither below nor above
+    return at_most(at_least(x, low), high);
 }
 
 typedef struct {
@@ -379,29 +448,49 @@ static void activate(const Layer *l, float *y, float *slope, long n) {
     }
 }
 
+static inline __attribute__((always_inline)) V damped(
+        const int activation, float p, V g, V result, const V *slope) {
+    switch (activation) {
+    case RELU:
+        return (V)((I)g & ~(I)(result <= 0));
+    case LEAKY_RELU:
+        return choose(result > 0, g, p * g);
+    case TANH:
+        return g * (1 - result * result);
+    case SIGMOID:
+        return g * (result * (1 - result));
+    case ELU:
+        return choose(result > 0, g, (result + p) * g);
+    }
+    return g * *slope;
+}
+
+static inline __attribute__((always_inline)) void multiply(
+        const int activation, float p, float *g, const float *y, const float *slope, long n) {
+    for (long i = 0; i < n; i += LANES)
+        *(V *)(g + i) = damped(
+                activation, p, *(V *)(g + i), *(const V *)(y + i), (const V *)(slope + i));
+}
+
 static void damp(const Layer *l, float *g, const float *y, const float *slope, long n) {
-    for (long i = 0; i < n; i += LANES) {
-        V *to = (V *)(g + i);
-        V result = *(const V *)(y + i);
-        switch (l->activation) {
-        case RELU:
-            *to = (V)((I)*to & ~(I)(result <= 0));
-            break;
-        case LEAKY_RELU:
-            *to = choose(result > 0, *to, l->p * *to);
-            break;
-        case TANH:
-            *to *= 1 - result * result;
-            break;
-        case SIGMOID:
-            *to *= result * (1 - result);
-            break;
-        case ELU:
-            *to = choose(result > 0, *to, (result + l->p) * *to);
-            break;
-        default:
-            *to *= *(const V *)(slope + i);
-        }
+    switch (l->activation) {
+    case RELU:
+        multiply(RELU, l->p, g, y, slope, n);
+        break;
+    case LEAKY_RELU:
+        multiply(LEAKY_RELU, l->p, g, y, slope, n);
+        break;
+    case TANH:
+        multiply(TANH, l->p, g, y, slope, n);
+        break;
+    case SIGMOID:
+        multiply(SIGMOID, l->p, g, y, slope, n);
+        break;
+    case ELU:
+        multiply(ELU, l->p, g, y, slope, n);
+        break;
+    default:
+        multiply(GELU, l->p, g, y, slope, n);  // and all others that leave a slope
     }
 }
 """
@@ -510,15 +599,19 @@ static void pack_dense(const Layer *l, const float *w) {
 }
 
 static void pack_convolution(const Layer *l, const float *w) {
-    long n = l->positions, in = l->in / n, out = l->out / n;
+    long n = l->positions, in = l->in / n, out = l->out / n, channels = in + (l->time > 0);
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;  // what tap k reads at position q
             if (p < 0 || p >= n)
                 continue;
-            for (long o = 0; o < out; o++)
+            for (long o = 0; o < out; o++) {
+                const float *tap = w + o * channels * l->taps + k;
                 for (long i = 0; i < in; i++)
-                    set_weight(l, q * out + o, p * in + i, w[(o * in + i) * l->taps + k]);
+                    set_weight(l, q * out + o, p * in + i, tap[(i + (l->time == 1)) * l->taps]);
+                if (l->time)
+                    l->speed[q * out + o] += tap[(l->time == 1 ? 0 : in) * l->taps];
+            }
         }
 }
 
@@ -554,16 +647,20 @@ static void collect_dense(const Layer *l, float *w) {
 }
 
 static void collect_convolution(const Layer *l, float *w) {
-    long n = l->positions, in = l->in / n, out = l->out / n;
-    memset(w, 0, 4 * out * in * l->taps);
+    long n = l->positions, in = l->in / n, out = l->out / n, channels = in + (l->time > 0);
+    memset(w, 0, 4 * out * channels * l->taps);
     for (long q = 0; q < n; q++)
         for (long k = 0; k < l->taps; k++) {
             long p = q + k - l->left;
             if (p < 0 || p >= n)
                 continue;
-            for (long o = 0; o < out; o++)
+            for (long o = 0; o < out; o++) {
+                float *tap = w + o * channels * l->taps + k;
                 for (long i = 0; i < in; i++)
-                    w[(o * in + i) * l->taps + k] += gradient_of(l, q * out + o, p * in + i);
+                    tap[(i + (l->time == 1)) * l->taps] += gradient_of(l, q * out + o, p * in + i);
+                if (l->time)
+                    tap[(l->time == 1 ? 0 : in) * l->taps] += l->dspeed[q * out + o];
+            }
         }
 }
 
@@ -592,6 +689,15 @@ static void add(float *z, float c, const float *k, long n) {
         z[i] += c * k[i];
 }
 
+static void add_rows(float *sum, const float *g, long rows, long n) {  // in registers
+    for (long i = 0; i < n; i += LANES) {
+        V s = *(V *)(sum + i);
+        for (long r = 0; r < rows; r++)
+            s += *(const V *)(g + r * n + i);
+        *(V *)(sum + i) = s;
+    }
+}
+
 static void evaluate(
         const Layer *net, long layers, long rows, long room, float t, float *record, float *k) {
     const Layer *last = net + layers - 1;
@@ -609,8 +715,11 @@ static void evaluate(
              reach = l->left > l->taps - 1 - l->left ? l->left : l->taps - 1 - l->left;
         Band band = {n, l->out / n, l->in / n, reach, 0};
         View x = {record + l->x, l->in_row, 1};
-        product(band, rows, l->out_row, l->in, x, l->wt, l->out_row, bias, 0, y,
-                l->activation == RELU ? y : 0, l->out_row);
+        if (l->activation != RELU && has_few(l->out, l->in))
+            dots(l->out, rows, l->in, x.at, l->in_row, l->w, l->in_row, bias, y, l->out_row);
+        else
+            product(band, rows, l->out_row, l->in, x, l->wt, l->out_row, bias, 0, y,
+                    l->activation == RELU ? y : 0, l->out_row);
         if (l->activation > RELU)
             activate(l, y, l->slope ? record + l->slope : 0, rows * l->out_row);
         if (l == last && k && y != k)
@@ -639,8 +748,7 @@ static void pull_back(
         float *sum = l->time ? l->now : l->dbias;
         if (l->time)
             memset(sum, 0, 4 * l->out_row);
-        for (long r = 0; r < rows; r++)
-            add(sum, 1, g + r * l->out_row, l->out_row);
+        add_rows(sum, g, rows, l->out_row);
         if (l->time) {
             add(l->dbias, 1, sum, l->out_row);
             add(l->dspeed, t, sum, l->out_row);
@@ -648,8 +756,11 @@ static void pull_back(
         Band band = {n, in, out, reach, 0};
         const Layer *before = l == net ? 0 : l - 1;
         const float *gate = before && before->activation == RELU ? x : 0;
-        product(band, rows, l->in_row, l->out, (View){g, l->out_row, 1}, l->w, l->in_row, 0, 0, l->g,
-                gate, l->in_row);
+        if (!gate && has_few(l->in, l->out))
+            dots(l->in, rows, l->out, g, l->out_row, l->wt, l->out_row, 0, l->g, l->in_row);
+        else
+            product(band, rows, l->in_row, l->out, (View){g, l->out_row, 1}, l->w, l->in_row, 0, 0,
+                    l->g, gate, l->in_row);
         if (before && before->activation > RELU)
             damp(before, l->g, x, record + before->slope, rows * l->in_row);
         g = l->g;
@@ -1316,6 +1427,7 @@ _SOURCE = "".join(
         _HEAD,
         _TILE,
         _PRODUCT,
+        _DOTS,
         _EXPONENTIAL,
         _FUNCTIONS,
         _LAYERS,

@@ -149,10 +149,12 @@ class _Solve:
         self.batch = z.numel() // self.numbers // self.members
         self.where = [tensor is not None for tensor in stack.tensors]
         self.keep, self.failed = 0, []
+        self.library = library()
         self.set_tables(tables)
 
     def set_tables(self, tables):
         "Take `tables`, one for all members or one for each."
+        self.made = None
         tables = tables * self.members if len(tables) == 1 else tables
         self.nfe = [table.nfe for table in tables]
         self.first = np.cumsum([0] + [len(table.t) for table in tables])
@@ -173,62 +175,72 @@ class _Solve:
         )
         self.columns = t, h, weights, reuse
 
+    def addresses(self, tensors):
+        """(member, 2 · layer): where each member's weights and biases begin, or their gradients; 0 where
+        there is none.
+        """
+        found = iter(tensors)
+        columns = [next(found) if there else None for there in self.where]
+        starts = np.array([0 if part is None else part.data_ptr() for part in columns], dtype=np.int64)
+        if self.members == 1:
+            return starts[None]
+        sizes = [0 if part is None else part.numel() // self.members * 4 for part in columns]
+        return starts + np.arange(self.members)[:, None] * np.array(sizes, dtype=np.int64)
+
     def problem(self, tensors, evaluations):
         """The `KernelProblem`, and what has to stay alive as long as it.
 
         `tensors`: weights and biases, contiguous.
         """
         shape, settings, work = _shape_of(self.stack_layers)
-        tensors = iter(tensors)
-        pointers = np.zeros((self.members, len(self.where)), dtype=np.int64)
-        for i, there in enumerate(self.where):
-            if there:
-                tensor = next(tensors)
-                pointers[:, i] = tensor.data_ptr() + np.arange(self.members) * (
-                    tensor.numel() // self.members * 4
-                )
-        method = _method(self.tableau)
-        t, h, weights, reuse = self.columns
+        pointers = self.addresses(tensors)
+        if self.made is None:
+            method = _method(self.tableau)
+            t, h, weights, reuse = self.columns
+            self.made = KernelProblem(
+                members=self.members,
+                batch=self.batch,
+                layers=len(self.stack_layers),
+                positions=self.positions,
+                channels=self.channels,
+                shape=_address(shape),
+                settings=_address(settings),
+                stages=self.tableau.stages,
+                order=self.tableau.order,
+                method=_address(method),
+                first=_address(self.first),
+                t=_address(t),
+                h=_address(h),
+                weights=_address(weights),
+                reuse=_address(reuse),
+            )
         work *= self.batch * evaluations * self.positions
-        threads = (_threads or [torch.get_num_threads()])[0] if work > _ALONE else 1
-        problem = KernelProblem(
-            self.members,
-            self.batch,
-            len(self.stack_layers),
-            self.positions,
-            self.channels,
-            _address(shape),
-            _address(settings),
-            _address(pointers),
-            self.tableau.stages,
-            self.tableau.order,
-            _address(method),
-            _address(self.first),
-            _address(t),
-            _address(h),
-            _address(weights),
-            _address(reuse),
-            self.keep,
-            threads,
-        )
-        return problem, pointers
+        problem = KernelProblem.from_buffer_copy(self.made)  # two threads may walk one graph back
+        problem.params = _address(pointers)
+        problem.keep = self.keep
+        problem.threads = (_threads or [torch.get_num_threads()])[0] if work > _ALONE else 1
+        return problem, (pointers, shape, settings)
 
     def measure(self, problem):
         "Numbers that the tape holds of an evaluation, and chunks' states of a member."
         found = np.zeros(3, dtype=np.int64)
-        library().measure(byref(problem), _address(found))
+        self.library.measure(byref(problem), _address(found))
         chunks, slot, state = found.tolist()
         return slot, chunks * state
 
     def choose_what_to_keep(self, problem, evaluations):
         "Whole records if they fit, else arguments. Returns the numbers that the tape holds of an evaluation."
         self.keep = problem.keep = 2
-        if 4 * evaluations * self.measure(problem)[0] > _TAPE:
+        self.slot = self.measure(problem)[0]
+        if 4 * evaluations * self.slot > _TAPE:
             self.keep = problem.keep = 1
-        return self.measure(problem)[0]
+            self.slot = self.measure(problem)[0]
+        return self.slot
 
     def pieces(self, tape, slot, evaluations):
         "Where each member's part of the tape begins."
+        if len(evaluations) == 1:
+            return np.array([tape.data_ptr()])
         starts = np.cumsum([0, *evaluations[:-1]]) * slot * 4
         return starts + tape.data_ptr()
 
@@ -263,27 +275,18 @@ class _Native(torch.autograd.Function):
 def _pull_back(solve, tape, tensors, g):
     "Gradients with respect to the initial state and the tensors."
     problem, alive = solve.problem(tensors, 2 * sum(solve.nfe))
-    slot = solve.measure(problem)[0]
-    pieces = solve.pieces(tape, slot, solve.evaluations)
     if tape.data_ptr() % 64:  # it was packed and unpacked by somebody's hooks
         tape = tape.clone()
-        pieces = solve.pieces(tape, slot, solve.evaluations)
+    pieces = solve.pieces(tape, solve.slot, solve.evaluations)
     g = g.contiguous()
     if solve.failed:
         g = g.clone()
         g[solve.failed] = 0
     g_start = torch.empty_like(g)
     gradients = [torch.empty_like(tensor) for tensor in tensors]
-    pointers = np.zeros_like(alive)
-    found = iter(gradients)
-    for i, there in enumerate(solve.where):
-        if there:
-            gradient = next(found)
-            pointers[:, i] = gradient.data_ptr() + np.arange(solve.members) * (
-                gradient.numel() // solve.members * 4
-            )
+    pointers = solve.addresses(gradients)
     _checked(
-        library().backward(
+        solve.library.backward(
             byref(problem), g.data_ptr(), g_start.data_ptr(), _address(pieces), _address(pointers)
         )
     )
@@ -307,7 +310,7 @@ def _walk(solve, z, tensors, taped):
         solve.evaluations = solve.nfe
     z = z.detach().contiguous()
     end = torch.empty_like(z)
-    _checked(library().forward(byref(problem), z.data_ptr(), end.data_ptr(), _address(pieces)))
+    _checked(solve.library.forward(byref(problem), z.data_ptr(), end.data_ptr(), _address(pieces)))
     return end, tape
 
 def solve(stack: Stack,     # for which `usable` holds
@@ -381,7 +384,7 @@ def _march(solve, z, tensors, taped, t_span, tolerances, max_nfe):
         rows = _address(taken) + np.arange(members) * taken.strides[0]
         pieces = tape.data_ptr() + np.arange(members) * tape.stride(0) * 4
         _checked(
-            library().adaptive(
+            solve.library.adaptive(
                 byref(problem),
                 goals,
                 controls,

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd import forward_ad
 
 from . import gradients, native
 from .control import _as_number, adaptive_march, initial_step_size
-from .stacks import as_dense, recognise
+from .stacks import as_dense, recognise, solve_densely
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -175,9 +176,16 @@ def _parse(text):
     "The solver that `text` names, or the `Solver` that it is already."
     if isinstance(text, Solver):
         return text
-    method, _, accuracy = str(text).strip().partition("@")
-    tableau = find_tableau(method)
-    bare = "tol" if tableau.adaptive and "/" not in accuracy else "step_size"
+    text = str(text)
+    method = text.strip().partition("@")[0]
+    return _read(text, find_tableau(method).adaptive)  # a user's method may have been taken away
+
+
+@lru_cache(maxsize=256)  # a training reads the same text at every iteration
+def _read(text, is_adaptive):
+    "The solver that `text` names, with a method that is there."
+    method, _, accuracy = text.strip().partition("@")
+    bare = "tol" if is_adaptive and "/" not in accuracy else "step_size"
     names = {"": bare, "h": "step_size", "tol": "tol", "rtol": "rtol", "atol": "atol"}
     parts = [part for part in accuracy.split(",") if part]
     try:
@@ -437,17 +445,35 @@ def _must_be_called(z):
 
 
 def _solve_natively(field, z, problem):
-    "The `Solution` in native code, or `None` where that cannot be done."
+    "The `Solution` of a recognised field, in native code if there is any, or `None`."
     if problem.gradient != "backprop" or not problem.is_plain or _is_watched() or _must_be_called(z):
         return None
     solver, tableau = problem.solver, problem.solver.tableau
     stack = recognise(field, z)
-    if not native.usable(stack, z) or not (solver.fixed or stack.lead == 1):
+    if stack is None or not (solver.fixed or stack.lead == 1):
         return None
+    if not native.usable(stack, z):
+        return _solve_without_graph(stack, z, problem)
     if not solver.fixed:
         return native.adaptive(stack, tableau, z, problem.t_span, solver.rtol, solver.atol, problem.max_nfe)
     grid, table = native.fixed_steps(tableau, problem.t_span, solver.step_size)
     return Solution(native.solve(stack, tableau, [table], z), [*grid], table.nfe)
+
+
+def _solve_without_graph(stack, z, problem):
+    "The `Solution` by dense products and a way back of their own, or `None` where that brings nothing."
+    wants_gradient = z.requires_grad or any(tensor.requires_grad for tensor in stack.parameters())
+    if stack.positions > 8 or not (torch.is_grad_enabled() and wants_gradient):
+        return None
+    solver, tableau, span = problem.solver, problem.solver.tableau, problem.t_span
+
+    def walk(field, z):
+        if not solver.fixed:
+            return adaptive_march(field, tableau, z, span, solver.rtol, solver.atol, problem.max_nfe)
+        grid, table = native.fixed_steps(tableau, span, solver.step_size)
+        return Solution(march(field, tableau, grid, z)[0], [*grid], table.nfe)
+
+    return solve_densely(stack, tableau, walk, z)
 
 # %% ../../nbs/solvers/09_solver.ipynb #6f253361
 @dataclass(frozen=True)

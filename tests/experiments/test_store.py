@@ -292,6 +292,9 @@ def test_a_crafted_marker_reads_nothing_outside_of_its_folder(tmp_path):
     marker = json.loads((folder / "done.json").read_text())
     marker["sha256"]["../store.toml"] = "0"
     (folder / "done.json").write_text(json.dumps(marker))
+    with pytest.raises(StoreError, match="done.json is damaged .it is not what the run wrote"): run(SMALL, tmp_path)
+    del marker["own"]  # as an earlier version wrote it
+    (folder / "done.json").write_text(json.dumps(marker))
     with pytest.raises(StoreError, match="missing or not what the run wrote"): run(SMALL, tmp_path)
 
 
