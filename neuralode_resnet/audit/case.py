@@ -303,6 +303,11 @@ def _failing_sample(target, x):
                 break
         else:
             return None
+    neighbour = low - 1 if low else 1
+    try:
+        target.run(take_rows(x, slice(neighbour, neighbour + 1)))
+    except Exception:  # what fails for every sample is no fault of one
+        return None
     return low
 
 
@@ -314,9 +319,9 @@ def run_own(
         return case.target.run(case.x)
     except Exception as error:
         sample = _failing_sample(case.target, case.x)
-        said = str(error).rstrip(".")
-        if sample is None or len(error.args) > 1 or "sample" in said:
+        if sample is None or len(error.args) != 1 or "sample" in str(error):
             raise
+        said = str(error.args[0]).rstrip(".")
         error.args = (f"{said} (the model's own solve, of sample {sample})",)
         raise
 

@@ -107,8 +107,7 @@ def find_decidable(
     top = a.double().topk(2, dim=-1).values
     margin = (top[:, 0] - top[:, 1]) / math.sqrt(2)
     size = a.double().norm(dim=-1)
-    usual = size.median()  # not the mean: a few samples that explode say nothing about the others
-    rounding = 100 * torch.finfo(own.dtype).eps * size.clamp(min=usual)
+    rounding = 100 * torch.finfo(own.dtype).eps * size.clamp(min=size.square().mean().sqrt())
     return margin > 2 * absolute_change(a, b) + rounding
 
 # %% ../../nbs/audit/07_evidence.ipynb #357ef77a
@@ -232,6 +231,13 @@ def _outlier(best, settled, tau):
         return f"the two most accurate solves differ from each other by {settled['share']:.1%}"
 
 
+def _repeating(moved, tau):
+    "Why a swap does not speak for a ResNet, or `None`: what repeats with the nodes is no error of the own solver."
+    if moved and min(row["share"] for row in moved) <= tau:
+        least = min(row["share"] for row in moved)
+        return f"with nodes moved at random only {least:.1%} change: what the others see repeats with their nodes"
+
+
 def _doubt(settled, rounding, divergent, tau):
     "Why swaps that change little are not enough: a reason and what to do, or `None`."
     if settled["high"] > tau:
@@ -292,6 +298,7 @@ def judge_swaps(
     confidence: float = 0.95,  # of the intervals
     compare="class",           # see `find_changed`
     best: list = None,         # of `swaps`, the two most accurate; the last two if None
+    moved: tuple = (),         # rows of runs that share no nodes with the others
 ) -> Judgement:
     "The `Judgement` that follows from the rows."
     if not swaps:
@@ -305,7 +312,7 @@ def judge_swaps(
             share = f"{rounding['share']:.1%} change by rounding alone"
             why = f"{share}, with the same solver in higher precision"
             return Judgement("undecided", why, "audit model.double()")
-        outlier = _outlier(best, settled, tolerance)
+        outlier = _outlier(best, settled, tolerance) or _repeating(moved, tolerance)
         if outlier:
             return Judgement("undecided", f"{seen}; but {outlier}", FINER)
         return Judgement("ResNet", f"{seen}, more than {tolerance:.0%}")

@@ -157,9 +157,12 @@ def _certificates(verdict, seen, margin):
     reason = ""
     if trial["failed"] and trial["limit"] > _PROMISE:
         reason = f"{trial['failed']} of {trial['tried']} certified by coarser runs changed under the others"
+    reason = verdict.withheld or reason
+    if reason:
         sure = torch.zeros_like(sure)
     counts = dict(n=int(sure.sum()), share=sure.double().mean().item(), changed=int((sure & changed).sum()))
-    return dict(counts, reason=reason, **trial), samples.assign(margin=margin.cpu().numpy())
+    columns = dict(margin=margin.cpu().numpy(), certified=sure.numpy())
+    return dict(counts, reason=reason, **trial), samples.assign(**columns)
 
 # %% ../../nbs/audit/15_examine.ipynb #bb8785f0
 def _geometries(case, groups, probes):
@@ -228,7 +231,8 @@ def _judged(case, found, seen, margin, astray):
     swaps, most = _swaps(case, found)
     settled = case.row(found.best[0].output, found.best[-1].output)
     limits = case.tolerance, case.confidence, case.compare
-    return judge_swaps(swaps, settled, _rounding(case, found), astray, *limits, best=most)
+    elsewhere = [case.row(case.own.output, run.output) for level, run in found.moved.items() if level]
+    return judge_swaps(swaps, settled, _rounding(case, found), astray, *limits, best=most, moved=elsewhere)
 
 # %% ../../nbs/audit/15_examine.ipynb #cfcceb36
 def _distances(case, found):
@@ -276,6 +280,7 @@ class _Verdict:
     found: Refinements  # on all samples
     further: tuple      # pairs of case and refinements, of fewer samples perhaps, where something was open
     hidden: Hidden      # what no run has seen
+    withheld: str = ""  # why nothing is certified
 
 
 def _looked_between(case, found, hidden):
@@ -383,17 +388,20 @@ def _judged_fully(case, found, seen, margin, ignore_outside):
     "The `_Verdict` with all doubts."
     rest = seen, margin, _astray(seen, margin)
     judgement = _judged(case, found, *rest)
+    first = hidden = find_hidden(case)
     judgement, further = _judged_further(case, found, judgement, rest)
-    hidden = Hidden()
-    if judgement.verdict == "ODE":
-        first = hidden = find_hidden(case)
-        if first.suspicious:
-            few, denser, hidden = _looked_between(case, found, first)
-            if denser.dense:
-                further.append((few, denser))
-                judgement = _judged(few, denser, *rest)
-        judgement = _doubted(judgement, hidden, first, ignore_outside)
-    return _Verdict(_with_budget(case, judgement), case, found, tuple(further), hidden)
+    if judgement.verdict == "ODE" and first.suspicious:
+        few, denser, hidden = _looked_between(case, found, first)
+        if denser.dense:
+            further.append((few, denser))
+            judgement = _judged(few, denser, *rest)
+    judgement = _doubted(judgement, hidden, first, ignore_outside)
+    withheld = ""
+    if hidden.outside and not ignore_outside:
+        withheld = f"{', '.join(hidden.outside)} is called outside of every solver as well"
+    elif first.suspicious and not (further and further[-1][1].dense and further[-1][0] is case):
+        withheld = f"between its steps the field does what no run has seen ({hidden.gap:.1%} of the state)"
+    return _Verdict(_with_budget(case, judgement), case, found, tuple(further), hidden, withheld)
 
 
 def _explained(judgement, repair, tolerance):

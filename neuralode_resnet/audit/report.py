@@ -363,7 +363,7 @@ def _rounding_line(same):
 
 
 def _hidden_line(hidden):
-    seen = f"the field at 512 random times per block, on {hidden['samples']} samples"
+    seen = f"the field at {hidden.get('times', 512)} random times per block, on {hidden['samples']} samples"
     gap = f"differs from what the finest run assumed by {_percent(hidden['gap'], 2)} of the state"
     return f"{seen}, {gap}; a feature shorter than {hidden['width']:.2g} in time may be missed"
 
