@@ -232,10 +232,11 @@ def _outlier(best, settled, tau):
 
 
 def _repeating(moved, tau):
-    "Why a swap does not speak for a ResNet, or `None`: what repeats with the nodes is no error of the own solver."
+    "Why a swap does not speak for a ResNet, or `None`: what repeats with the nodes is no error of a solver."
     if moved and min(row["share"] for row in moved) <= tau:
         least = min(row["share"] for row in moved)
-        return f"with nodes moved at random only {least:.1%} change: what the others see repeats with their nodes"
+        seen = "what the others see repeats with their nodes"
+        return f"with nodes moved at random only {least:.1%} change: {seen}"
 
 
 def _doubt(settled, rounding, divergent, tau):
