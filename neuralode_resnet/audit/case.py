@@ -577,6 +577,9 @@ def _double(case):
         return None, None, None, f"not possible in float64: {str(error).splitlines()[0][:120]}"
 
 # %% ../../nbs/audit/10_case.ipynb #13d8ce13
+_RESERVE = 3.0  # forward passes, for what is looked for between the steps
+
+
 def _refine_once(case, target, x, runs):
     "Append the next level to `runs` if the limit allows it and it says something new; was it appended?"
     fixed = all(solve.fixed for solve in runs[0].solves)
@@ -588,7 +591,7 @@ def _refine_once(case, target, x, runs):
         growth = 10 ** (1 / max(order, 1))
         if level > 1 and runs[-2].nfe:
             growth = runs[-1].nfe / runs[-2].nfe
-    if not case.cost.affords(last * growth, f"level {level} of the refinements"):
+    if not case.cost.affords(last * growth + _RESERVE, f"level {level} of the refinements"):
         return False
     run = case.charge(target.refined(x, runs[0].output, level), level)
     if not fixed and not run.solves:
@@ -641,7 +644,7 @@ def _moved(case, target, x, runs_by_level):
     runs = {}
     for level in (0, 2):
         passes = case.cost.passes(runs_by_level[level].nfe) if level < len(runs_by_level) else math.inf
-        if not case.cost.affords(passes, f"a run with moved nodes at level {level}"):
+        if not case.cost.affords(passes + _RESERVE, f"a run with moved nodes at level {level}"):
             continue
         run = target.refined(x, first.output, level, moved=MOVED_SEED)
         case.charge(run, level)
