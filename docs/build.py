@@ -60,6 +60,7 @@ def page_of(notebook: Notebook, folder: Path) -> None:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\(((?:\.\./)*(?:\w+/)*\w+)\.ipynb", lambda link: "](" + page_link(notebook, link[1]), cell.source)
             cell.source = cell.source.replace("](CONTRIBUTING.md)", "](/contributing.md)")
+            cell.source = cell.source.replace("](CITATION.cff)", f"]({GITHUB}/CITATION.cff)")
     if notebook.is_door:
         nb.cells += [mk_cell(text, "markdown") for text in (handed_on(notebook), rooms(notebook)) if text]
     nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}

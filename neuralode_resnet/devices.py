@@ -109,17 +109,17 @@ def choose_device(
     name: str,             # "auto", or as torch names it
     has_images: bool,      # are the states images?
 ) -> tuple:
-    """A device, and why, as one sentence; empty where somebody has named it.
+    """A device, and why, as one sentence; empty where somebody has named it or there is only one.
 
     Raises `ValueError` for a device that is not there.
     """
     if name != "auto":
         return check_device(name), ""
+    if not torch.cuda.is_available():  # nothing to choose from, and nothing to explain
+        return torch.device("cpu"), ""
     if not has_images:
         return torch.device("cpu"), "cpu: its native code solves states this small faster than a GPU"
-    if torch.cuda.is_available():
-        return torch.device("cuda"), f"cuda ({torch.cuda.get_device_name()}): the states are images"
-    return torch.device("cpu"), "cpu: there is no CUDA device here"
+    return torch.device("cuda"), f"cuda ({torch.cuda.get_device_name()}): the states are images"
 
 
 def check_device(
