@@ -136,13 +136,32 @@ class Case:
         "Is there one independent sample only: a batch of one, or the times of one path?"
         return bool(self.rows) or len(self.own.output) == 1
 
+    def refined(
+        self,
+        target: Target,  # of the model, perhaps in float64
+        x: tuple,        # its positional arguments
+        level: int,      # of accuracy
+        **changes,       # as of `Target.solving`
+    ) -> Outcome:
+        "A charged run of `Target.refined`, given up where it would exceed what may still be spent."
+        before = target.max_nfe
+        if self.cost.nfe and target.sees_solves and self.max_nfe is None:
+            share = len(self.own.output) / self.cost.samples
+            left = max(0.0, self.cost.left - 0.5)  # the rest is for runs of few samples
+            target.max_nfe = max(16, int(left / share * self.cost.nfe))
+        try:
+            return self.charge(target.refined(x, self.own.output, level, **changes), level, target.max_nfe)
+        finally:
+            target.max_nfe = before
+
     def charge(
         self,
         run: Outcome,      # that was made
         level: int = 0,    # of accuracy, for a run that shows nothing
+        failed: int = 0,   # evaluations of a run that was given up
     ) -> Outcome:
         "`run`, after it was added to the cost."
-        nfe = run.nfe if run.solves else self.target.max_nfe
+        nfe = run.nfe if run.solves else failed
         if not self.target.sees_solves or not self.cost.nfe:
             nfe = max(1, 2**level) * max(self.cost.nfe, 1)
         self.cost.spent += self.cost.passes(nfe, len(run.output))
@@ -171,9 +190,9 @@ def take_some(
 ) -> Case:
     "The case on its first n samples, or as it is where samples cannot be taken apart."
     x, own = case.x[0], case.own.output
-    if len(case.x) > 1 or not isinstance(x, Tensor) or len(x) <= n or len(x) != len(own):
+    if not isinstance(x, Tensor) or not x.dim() or len(x) <= n or len(x) != len(own):
         return case
-    few = replace(case, x=(x[:n],), y=None if case.y is None else case.y[:n], repeated=None)
+    few = replace(case, x=take_rows(case.x, slice(n)), y=None if case.y is None else case.y[:n], repeated=None)
     try:
         few.own = case.charge(case.target.run(few.x))
     except Exception:  # the samples belong together, like the nodes of a graph
@@ -593,7 +612,7 @@ def _refine_once(case, target, x, runs):
             growth = runs[-1].nfe / runs[-2].nfe
     if not case.cost.affords(last * growth + _RESERVE, f"level {level} of the refinements"):
         return False
-    run = case.charge(target.refined(x, runs[0].output, level), level)
+    run = case.refined(target, x, level)
     if not fixed and not run.solves:
         return False
     if not fixed and describe_run(run, level) == describe_run(runs[-1], level):
@@ -612,7 +631,6 @@ def refine_case(
     if wide:
         target, x, first = copied, x_double, double
     _check_shapes(case.own.output, first.output)
-    target.max_nfe = min(target.max_nfe, _rest(case)) if case.max_nfe is None else target.max_nfe
     same = torch.equal if case.repeated is None else differs_by_rounding
     runs = [first]
     more = _refine_once(case, target, x, runs)
@@ -622,18 +640,13 @@ def refine_case(
         )
     for run in runs:
         _check_shapes(first.output, run.output)
-    higher = case.charge(target.refined(x, first.output, 1, higher=True), 1) if target.sees_solves else None
+    higher = case.refined(target, x, 1, higher=True) if target.sees_solves else None
     raised = [a for a, b in zip(higher.solves, first.solves) if a.method != b.method] if higher else []
     more = more and _refine_once(case, target, x, runs)
     moved = _moved(case, target, x, runs)
     if more:
         _refine_once(case, target, x, runs)
     return Refinements(runs, higher if raised else None, double, reason, wide, moved)
-
-
-def _rest(case):
-    "Evaluations that may still be spent on one run; as many as there are where they are not seen."
-    return max(100, math.ceil(case.cost.left * case.cost.nfe)) if case.cost.nfe else case.target.max_nfe
 
 
 def _moved(case, target, x, runs_by_level):
@@ -646,8 +659,7 @@ def _moved(case, target, x, runs_by_level):
         passes = case.cost.passes(runs_by_level[level].nfe) if level < len(runs_by_level) else math.inf
         if not case.cost.affords(passes + _RESERVE, f"a run with moved nodes at level {level}"):
             continue
-        run = target.refined(x, first.output, level, moved=MOVED_SEED)
-        case.charge(run, level)
+        run = case.refined(target, x, level, moved=MOVED_SEED)
         if run.solves:
             runs[level] = run
     if 0 in runs and torch.equal(runs[0].output, first.output):
@@ -662,7 +674,8 @@ def take_affordable(
 ):
     "The case on as many samples as the limit pays for, and their number; `None` where these are too few."
     n = len(case.own.output)
-    many = n if passes <= case.cost.left else int(n * case.cost.left / (passes + 1))
+    left = max(0.0, case.cost.left - _RESERVE)
+    many = n if passes <= left else int(n * left / (passes + 1))
     if many >= n:
         return case, n
     if many < least:
@@ -701,10 +714,9 @@ def refine_further(
     target, x = case.target, few.x
     if found.in_double:
         target, x = target.in_double(), _widened(few.x)
-    target.max_nfe = max(target.max_nfe, math.ceil(1.5 * passes * max(case.cost.nfe, 1)))
     runs = []
     for level in pair:
-        run = few.charge(target.refined(x, few.own.output, level, higher=higher), level)
+        run = few.refined(target, x, level, higher=higher)
         runs.append((level, run))
     finer = tuple((level, run) for level, run in runs if run.solves or not target.sees_solves)
     return (few, replace(found, finer=finer)) if len(finer) == 2 else (case, found)
@@ -715,14 +727,14 @@ def refine_densely(
     found: Refinements,  # its refinements
 ):
     """Case and refinements, of fewer samples if need be, with a run of at least `DENSE` moved steps.
-    Unchanged where the limit allows none. Raises what the run raises."""
+    Unchanged where the limit allows none."""
     steps = min(solve.n_steps for solve in case.own.solves)
     level = max(LEVELS, math.ceil(math.log2(DENSE / max(steps, 1))))
     passes = 2.0**level
     if any(not solve.fixed for solve in case.own.solves):
         level = 1
         stages = max(solve.nfe / max(solve.n_steps, 1) for solve in case.own.solves)
-        passes = 2 + case.cost.passes(DENSE * stages * len(case.own.solves))
+        passes = 2 + case.cost.passes(2 * DENSE * stages * len(case.own.solves))  # half of the steps are rejected
     few, many = take_affordable(case, passes)
     if few is None:
         case.cost.affords(passes, f"a run with {DENSE} steps that nothing hides from")
@@ -731,8 +743,7 @@ def refine_densely(
     target, x = case.target, few.x
     if found.in_double:
         target, x = target.in_double(), _widened(few.x)
-    target.max_nfe = max(target.max_nfe, 20 * DENSE)
-    run = few.charge(target.run(x, level, moved=MOVED_SEED + 1, ends=DENSE), level)
+    run = few.refined(target, x, level, moved=MOVED_SEED + 1, ends=DENSE)
     return few, replace(found, dense=(level, run))
 
 # %% ../../nbs/audit/10_case.ipynb #df111b2d

@@ -179,6 +179,7 @@ def _geometries(case, groups, probes):
 def _probed(case):
     "A `Probe` of every solve. Raises `ValueError` for a random field."
     probes = [probe_field(solve, case.target.parts) for solve in case.own.solves]
+    case.cost.spent += case.cost.passes(8 * len(probes), min(FEW, case.cost.samples))
     if any(found.random for found in probes):
         raise ValueError(
             "the field is random: it gives different values for the same time and state "
@@ -285,10 +286,7 @@ class _Verdict:
 
 def _looked_between(case, found, hidden):
     "Case and refinements with a dense run, of fewer samples perhaps, and what stays hidden then."
-    try:
-        few, denser = refine_densely(case, found)
-    except Exception:  # the steps get too short, or the evaluations too many
-        return case, found, hidden
+    few, denser = refine_densely(case, found)
     if denser.dense is None or not denser.dense[1].solves:
         return case, found, hidden
     if denser.dense[1].output.shape != few.own.output.shape:
@@ -388,8 +386,8 @@ def _judged_fully(case, found, seen, margin, ignore_outside):
     "The `_Verdict` with all doubts."
     rest = seen, margin, _astray(seen, margin)
     judgement = _judged(case, found, *rest)
-    first = hidden = find_hidden(case)
     judgement, further = _judged_further(case, found, judgement, rest)
+    first = hidden = find_hidden(case)
     if judgement.verdict == "ODE" and first.suspicious:
         few, denser, hidden = _looked_between(case, found, first)
         if denser.dense:
@@ -432,6 +430,7 @@ def _distributions(case, found):
 def _found_traps(case, probes):
     "Sentences about what may have been meant otherwise; training mode is tried on few samples."
     few = take_some(case, FEW, alike=False)
+    case.cost.spent += case.cost.passes(few.own.nfe + 2 * len(few.own.solves), len(few.own.output))
     return _one_class(case) + find_traps(case.target, case.x, case.own.solves, probes, few)
 
 

@@ -19,7 +19,7 @@ from .torchdiffeq_swap import Solve, identity, is_evaluating
 
 # %% ../../nbs/audit/11_hidden.ipynb #642b56cc
 TIMES = 512        # random times per solve
-_FEWEST_TIMES = 32  # however little the limit on the cost leaves
+_FEWEST_TIMES = 32  # with fewer it is not worth while
 FEW = 8            # samples
 LARGEST_GAP = 0.005  # of the state: what is smaller is taken for the error of a straight line
 
@@ -137,20 +137,16 @@ class Hidden:
         return self.gap > LARGEST_GAP
 
 
-def _plan_look(case, level):
-    "Level, samples and times of a look that the limit on the cost allows, as many as there can be."
-    n, nfe = len(case.own.output), max(case.cost.nfe, 1)
-    fields = len({identity(solve.field) for solve in case.own.solves})
-    for samples in (FEW, 4, 2):
-        many = min(samples, n) if not case.single else n
-        passes = many / n * (1 + 2.0**level + TIMES * fields / nfe)
-        if passes <= case.cost.left:
-            return level, many, TIMES
-    left = case.cost.left * n / many
+def _plan_look(case, few, level):
+    "Level and times of a look at few samples that the limit on the cost allows, as many as there can be."
+    share = len(few.own.output) / case.cost.samples
+    per_time = len({identity(solve.field) for solve in case.own.solves}) / max(case.cost.nfe, 1)
+    left = (case.cost.left - 4 * share) / share  # forward passes of these samples; some are kept for the traps
+    if 2.0**level + TIMES * per_time <= left:
+        return level, TIMES
     while level and 2.0**level > left / 2:
         level -= 1
-    times = int((left - 1 - 2.0**level) * nfe / fields)
-    return level, many, max(_FEWEST_TIMES, min(TIMES, times))
+    return level, min(TIMES, int((left - 2.0**level) / per_time))
 
 
 def find_hidden(
@@ -164,11 +160,14 @@ def find_hidden(
     if not target.can_trace:
         return Hidden(reason=f"{target.kind} shows no evaluations")
     wished = level
-    level, many, times = _plan_look(case, level)
+    few = take_some(case, FEW, alike=False)
+    level, times = _plan_look(case, few, level)
+    if times < _FEWEST_TIMES:
+        case.cost.left_out.append("a look between the steps was left out")
+        return Hidden(reason="it would cost too much")
     if exact and (level, times) != (wished, TIMES):
         case.cost.left_out.append("a second look between the steps was left out")
         return Hidden(reason="a second look would cost too much")
-    few = take_some(case, many, alike=False)
     budget = target.max_nfe
     target.max_nfe = max(budget, 100_000)
     try:
