@@ -192,7 +192,8 @@ def take_some(
     x, own = case.x[0], case.own.output
     if not isinstance(x, Tensor) or not x.dim() or len(x) <= n or len(x) != len(own):
         return case
-    few = replace(case, x=take_rows(case.x, slice(n)), y=None if case.y is None else case.y[:n], repeated=None)
+    y = None if case.y is None else case.y[:n]
+    few = replace(case, x=take_rows(case.x, slice(n)), y=y, repeated=None)
     try:
         few.own = case.charge(case.target.run(few.x))
     except Exception:  # the samples belong together, like the nodes of a graph
@@ -656,7 +657,9 @@ def _moved(case, target, x, runs_by_level):
         return {}
     runs = {}
     for level in (0, 2):
-        passes = case.cost.passes(runs_by_level[level].nfe) if level < len(runs_by_level) else math.inf
+        if level >= len(runs_by_level):  # that one was left out
+            continue
+        passes = case.cost.passes(runs_by_level[level].nfe)
         if not case.cost.affords(passes + _RESERVE, f"a run with moved nodes at level {level}"):
             continue
         run = case.refined(target, x, level, moved=MOVED_SEED)
@@ -734,7 +737,8 @@ def refine_densely(
     if any(not solve.fixed for solve in case.own.solves):
         level = 1
         stages = max(solve.nfe / max(solve.n_steps, 1) for solve in case.own.solves)
-        passes = 2 + case.cost.passes(2 * DENSE * stages * len(case.own.solves))  # half of the steps are rejected
+        tried = 2 * DENSE  # half of the steps may be rejected
+        passes = 2 + case.cost.passes(tried * stages * len(case.own.solves))
     few, many = take_affordable(case, passes)
     if few is None:
         case.cost.affords(passes, f"a run with {DENSE} steps that nothing hides from")

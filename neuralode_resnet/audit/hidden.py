@@ -141,7 +141,7 @@ def _plan_look(case, few, level):
     "Level and times of a look at few samples that the limit on the cost allows, as many as there can be."
     share = len(few.own.output) / case.cost.samples
     per_time = len({identity(solve.field) for solve in case.own.solves}) / max(case.cost.nfe, 1)
-    left = (case.cost.left - 4 * share) / share  # forward passes of these samples; some are kept for the traps
+    left = case.cost.left / share - 4  # forward passes of these samples; four are kept for the traps
     if 2.0**level + TIMES * per_time <= left:
         return level, TIMES
     while level and 2.0**level > left / 2:
