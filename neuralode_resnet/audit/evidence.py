@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMPARISONS', 'UNITS', 'FINER', 'predict_classes', 'relative_change', 'absolute_change', 'measure_change',
            'find_changed', 'find_decidable', 'share_interval', 'gap_interval', 'swap_row', 'Judgement',
-           'samples_needed', 'judge_swaps']
+           'samples_needed', 'judge_outputs', 'judge_swaps']
 
 # %% ../../nbs/audit/07_evidence.ipynb #ece9d2fd
 import math
@@ -233,6 +233,14 @@ def _outlier(best, settled, tau):
         return f"the two most accurate solves differ from each other by {settled['share']:.1%}"
 
 
+def _repeating(moved, tau):
+    "Why a swap does not speak for a ResNet, or `None`: what repeats with the nodes is no error of a solver."
+    if moved and min(row["share"] for row in moved) <= tau:
+        least = min(row["share"] for row in moved)
+        seen = "what the others see repeats with their nodes"
+        return f"with nodes moved at random only {least:.1%} change: {seen}"
+
+
 def _doubt(settled, rounding, divergent, tau):
     "Why swaps that change little are not enough: a reason and what to do, or `None`."
     if settled["high"] > tau:
@@ -252,6 +260,38 @@ def _seen(row, compare):
     return f"{counts} under {row['solver']}, {row['share']:.1%} {interval}"
 
 
+def judge_outputs(
+    error: Tensor,        # estimated errors (n,) of the outputs, infinite where nothing has converged
+    moved: Tensor,        # by how much (n,) they move to the most accurate run
+    doubt: Tensor,        # by how much (n,) the two most accurate runs differ
+    margin: Tensor,       # how much would matter (n,)
+    order: float,         # that was observed
+    noun: str = "outputs",  # what rows are
+) -> Judgement:
+    "The `Judgement` on every output by itself, where there are no independent samples to count."
+    n = len(error)
+    share = (error / margin).nan_to_num(math.inf, math.inf)
+    far = moved - doubt > margin
+    settled = doubt < moved / 2
+    worst = int((moved / margin).nan_to_num(math.inf, math.inf).argmax())
+    size = (moved / margin)[worst].item()
+    if (far & settled).any():
+        many = int((far & settled).sum())
+        why = f"{many} of {n} {noun} change by more than what matters, at most by {size:.3g} times that"
+        return Judgement("ResNet", why)
+    if bool((share < 1).all()):
+        largest = share.max().item()
+        seen = "no order to be seen" if math.isnan(order) else f"converging with order {order:.1f}"
+        of_all = f"the estimated error of all {n} {noun}"
+        why = f"{of_all} is below what matters, at most {largest:.2g} times that, {seen}"
+        return Judgement("ODE", why)
+    many = int((share >= 1).sum())
+    unknown = int(error.isinf().sum())
+    astray = f"{unknown} have not converged"
+    why = f"the error of {many} of {n} {noun} is not below what matters, or not known ({astray})"
+    return Judgement("undecided", why, FINER)
+
+
 def judge_swaps(
     swaps: list,               # rows of `swap_row`, one per better solver
     settled: dict,             # row of the two most accurate solves
@@ -261,6 +301,7 @@ def judge_swaps(
     confidence: float = 0.95,  # of the intervals
     compare="class",           # see `find_changed`
     best: list = None,         # of `swaps`, the two most accurate; the last two if None
+    moved: tuple = (),         # rows of runs that share no nodes with the others
 ) -> Judgement:
     "The `Judgement` that follows from the rows."
     if not swaps:
@@ -274,7 +315,7 @@ def judge_swaps(
             share = f"{rounding['share']:.1%} change by rounding alone"
             why = f"{share}, with the same solver in higher precision"
             return Judgement("undecided", why, "audit model.double()")
-        outlier = _outlier(best, settled, tolerance)
+        outlier = _outlier(best, settled, tolerance) or _repeating(moved, tolerance)
         if outlier:
             return Judgement("undecided", f"{seen}; but {outlier}", FINER)
         return Judgement("ResNet", f"{seen}, more than {tolerance:.0%}")

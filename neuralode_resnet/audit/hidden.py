@@ -19,6 +19,7 @@ from .torchdiffeq_swap import Solve, identity, is_evaluating
 
 # %% ../../nbs/audit/11_hidden.ipynb #642b56cc
 TIMES = 512        # random times per solve
+_FEWEST_TIMES = 32  # with fewer it is not worth while
 FEW = 8            # samples
 LARGEST_GAP = 0.005  # of the state: what is smaller is taken for the error of a straight line
 
@@ -51,7 +52,8 @@ def _ordered(trace):
 
 
 def measure_gap(
-    solve: Solve,  # traced, with its states
+    solve: Solve,      # traced, with its states
+    n: int = TIMES,    # random times
 ) -> float:
     "How far the end may be off by what lies between the evaluations, as a share of the state."
     if not solve.trace:
@@ -62,7 +64,7 @@ def measure_gap(
     f, start = solve.func, solve.start
     rows = start.shape[0] if start.dim() > 1 else 1
     missed = torch.zeros(rows, dtype=torch.float64, device=start.device)
-    for s in draw_times(times[0].item(), times[-1].item()):
+    for s in draw_times(times[0].item(), times[-1].item(), n):
         z, assumed = _on_a_line(times, states, s), _on_a_line(times, values, s)
         value = f(s.to(start), z)
         missed += (value - assumed).double().reshape(rows, -1).norm(dim=1)
@@ -71,7 +73,7 @@ def measure_gap(
     moved = (end - start.double().reshape(rows, -1)).norm(dim=1)
     size = torch.maximum(end.norm(dim=1), moved)
     size = size.clamp(min=size.square().mean().sqrt().item()).clamp(min=1e-12)
-    return (length * missed / TIMES / size).max().nan_to_num(0.0).item()
+    return (length * missed / n / size).max().nan_to_num(0.0).item()
 
 # %% ../../nbs/audit/11_hidden.ipynb #87070d13
 def _code_of(field):
@@ -127,6 +129,7 @@ class Hidden:
     samples: int = 0     # on which this was looked at
     outside: list = default(default_factory=list)  # names of what is called outside of every solver
     reason: str = ""     # why it was not looked at
+    times: int = TIMES   # random times per solve
 
     @property
     def suspicious(self):
@@ -134,27 +137,49 @@ class Hidden:
         return self.gap > LARGEST_GAP
 
 
+def _plan_look(case, few, level):
+    "Level and times of a look at few samples that the limit on the cost allows, as many as there can be."
+    share = len(few.own.output) / case.cost.samples
+    per_time = len({identity(solve.field) for solve in case.own.solves}) / max(case.cost.nfe, 1)
+    left = case.cost.left / share - 4  # forward passes of these samples; four are kept for the traps
+    if 2.0**level + TIMES * per_time <= left:
+        return level, TIMES
+    while level and 2.0**level > left / 2:
+        level -= 1
+    return level, min(TIMES, int((left - 2.0**level) / per_time))
+
+
 def find_hidden(
     case: Case,              # checked
     level: int = LEVELS - 1,  # of accuracy
+    exact: bool = False,     # at that level or not at all?
     **moved,                 # as of `Target.solving`: moved, ends
 ) -> Hidden:
     "What lies between the evaluations of a run on a few samples, and what is called outside of every solver."
     target = case.target
     if not target.can_trace:
         return Hidden(reason=f"{target.kind} shows no evaluations")
+    wished = level
     few = take_some(case, FEW, alike=False)
+    level, times = _plan_look(case, few, level)
+    if times < _FEWEST_TIMES:
+        case.cost.left_out.append("a look between the steps was left out")
+        return Hidden(reason="it would cost too much")
+    if exact and (level, times) != (wished, TIMES):
+        case.cost.left_out.append("a second look between the steps was left out")
+        return Hidden(reason="a second look would cost too much")
     budget = target.max_nfe
     target.max_nfe = max(budget, 100_000)
     try:
         with noticing_steps(target, case.own.solves) as outside:
-            solves = target.run(few.x, level, trace=True, **moved).solves
+            solves = few.charge(target.run(few.x, level, trace=True, **moved)).solves
         fields = {identity(solve.field): solve for solve in solves}.values()
         with leaving_no_trace(target.parts):
-            gap = max(measure_gap(solve) for solve in fields)
+            gap = max(measure_gap(solve, times) for solve in fields)
     except Exception as error:  # a tolerance that few samples do not reach, a field that takes no other time
         return Hidden(reason=f"not possible: {str(error).splitlines()[0][:100]}")
     finally:
         target.max_nfe = budget
-    width = max((solve.t[-1] - solve.t[0]).item() for solve in fields) / TIMES
-    return Hidden(gap, width, len(few.own.output), outside)
+    case.cost.spent += case.cost.passes(times * len(fields), len(few.own.output))
+    width = max((solve.t[-1] - solve.t[0]).abs().item() for solve in fields) / times
+    return Hidden(gap, width, len(few.own.output), outside, times=times)

@@ -269,6 +269,8 @@ class BlockTarget(Target):
         head = getattr(self.model, "head", None)
         if head is None or any(len(run.solves) != 1 for run in runs):
             return None
+        if any(len(run.solves[0].path[-1]) != len(run.output) for run in runs):  # solved in chunks
+            return None
         states = torch.stack([run.solves[0].path[-1].cpu().double().flatten(1) for run in runs])
         try:
             return states, head_margin(head, states[0])
@@ -312,6 +314,17 @@ def _refine_problem(problem, level, higher):
     problem.solver = _Substeps(solver, max(1, 2**level))
 
 # %% ../../nbs/audit/05_other_targets.ipynb #de4c179e
+def _recorded_trajectory(problem, record):
+    "The method `trajectory` of a torchdyn problem, which calls no `forward`, as one that is recorded."
+    original = problem.trajectory
+
+    def trajectory(x, t_span):
+        record(problem, (x, t_span), {})
+        return original(x, t_span)
+
+    return trajectory
+
+
 def _torchdyn_solve(problem, args, kwargs):
     "The `Solve` that an ODE problem of torchdyn is about to do."
     solver = problem.solver
@@ -360,19 +373,23 @@ class TorchdynTarget(_NamedTarget):
             solves.append(_torchdyn_solve(problem, args, kwargs))
 
         def count(vf, args, out):
-            solves[-1].nfe += 1
+            if solves:  # else it is called outside of every solve
+                solves[-1].nfe += 1
 
         try:
             with ExitStack() as hooks:
                 for p in problems:
                     hooks.callback(p.register_forward_pre_hook(record, with_kwargs=True).remove)
                     hooks.callback(p.vf.register_forward_hook(count).remove)
+                    if hasattr(p, "trajectory"):
+                        vars(p)["trajectory"] = _recorded_trajectory(p, record)
                     if _concerns(fields, p.vf):
                         _refine_problem(p, level, higher)
                 yield solves
         finally:
             for p, solver, rtol, atol in before:
                 p.solver, p.rtol, p.atol = solver, rtol, atol
+                vars(p).pop("trajectory", None)
 
 # %% ../../nbs/audit/05_other_targets.ipynb #5b09dcca
 class LoopTarget(Target):

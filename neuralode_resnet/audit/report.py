@@ -208,11 +208,18 @@ def _measured(report):
     return f"{row.changed} of {row.n} {noun} {verb} under {row.solver}, {_percent(row.share)} ({interval})"
 
 
+def _has_single_state(report):
+    "Was every output judged by its own error, since there are no independent samples?"
+    return report.settings.get("judged", "samples") != "samples"
+
+
 def label_of(
     report: AuditReport,  # of `audit`
 ) -> str:
     "Returns the verdict with its margin."
     allowed = _limit(report.settings["tolerance"])
+    if _has_single_state(report) and not is_repaired(report.repair, report.settings["tolerance"]):
+        return report.verdict
     if report.verdict == "ODE":
         return f"ODE within {allowed}"
     if report.verdict == "undecided":
@@ -226,12 +233,14 @@ def headline(
     report: AuditReport,  # of `audit`
 ) -> str:
     "Returns the first sentence: what was compared, what was measured, and the verdict with its margin."
+    if _has_single_state(report):
+        return f"{_spaced(report.why)}: {label_of(report)}"
     return f"{_measured(report)}: {label_of(report)}"
 
 
 def _open_question(report):
     "Why an undecided audit is undecided, without the counts that the headline gives."
-    if report.verdict != "undecided":
+    if report.verdict != "undecided" or _has_single_state(report):
         return ""
     why, row = _spaced(report.why), _deciding_row(report)
     if row is not None:
@@ -354,7 +363,7 @@ def _rounding_line(same):
 
 
 def _hidden_line(hidden):
-    seen = f"the field at 512 random times per block, on {hidden['samples']} samples"
+    seen = f"the field at {hidden.get('times', 512)} random times per block, on {hidden['samples']} samples"
     gap = f"differs from what the finest run assumed by {_percent(hidden['gap'], 2)} of the state"
     return f"{seen}, {gap}; a feature shorter than {hidden['width']:.2g} in time may be missed"
 

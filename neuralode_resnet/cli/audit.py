@@ -126,7 +126,7 @@ def _guarded(work, *arguments, **options):
     "Run code of the user's; where it fails, the exit status is 3."
     try:
         return work(*arguments, **options)
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, OSError, typer.Exit):
         raise
     except SystemExit as error:
         print(f"the code that was to be audited called sys.exit({error.code!r})", file=sys.stderr)
@@ -152,8 +152,10 @@ def _move_beside(model, data):
     device = next((p.device for module in modules_of(model) for p in module.parameters()), None)
     if device is None:
         return data
-    if isinstance(data, tuple):
-        return tuple(part.to(device) if isinstance(part, torch.Tensor) else part for part in data)
+    if isinstance(data, dict):
+        return {name: _move_beside(model, part) for name, part in data.items()}
+    if type(data) in (tuple, list):
+        return type(data)(_move_beside(model, part) for part in data)
     return data.to(device) if isinstance(data, torch.Tensor) else data
 
 
@@ -220,7 +222,36 @@ _ReportOption = Annotated[
     Optional[Path],
     typer.Option(help="Folder for audit.html, audit.json, audit.md, audit.png."),
 ]
+_QuickOption = Annotated[
+    bool,
+    typer.Option("--quick/--full", help="The verdict alone, or also blocks, geometry, repair and saving."),
+]
 _ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace these files if they are there.")]
+
+
+def _audit_all(model, index, data, seed, output, out, force, options):
+    "The reports by the names of the models."
+    from neuralode_resnet.audit import audit
+    from neuralode_resnet.experiments import results
+
+    models = find_models(model, index)
+    choose = find_function(output) if output is not None else None
+    targets = {}
+    if out is not None:
+        targets = {label: out if len(models) == 1 else out / label for label in models}
+        for target in targets.values():
+            _refuse_replacing(target, force)
+    reports = {}
+    for label, (found, folder) in models.items():
+        if data is not None:
+            samples = find_data(data, seed or 0)
+        elif folder is not None:
+            samples = _take_test_samples(results.read_data(folder, seed))
+        else:
+            raise ValueError("say with --data which samples are to be predicted")
+        x, y = (_move_beside(found, part) for part in samples)
+        reports[label] = audit(found, x, y, output=choose, **options)
+    return reports
 
 
 def audit_command(
@@ -235,6 +266,7 @@ def audit_command(
     module: _ModuleOption = "torchdiffeq",  # as for `audit`
     index: _MemberOption = 0,           # of an ensemble
     seed: _DataSeedOption = None,       # of the data
+    quick: _QuickOption = True,         # the verdict alone?
     as_json_: _JsonOption = False,      # print JSON?
     out: _ReportOption = None,          # where the report is written
     force: _ReplaceOption = False,      # replace a report?
@@ -245,29 +277,11 @@ def audit_command(
 
     A run: neuralode-resnet audit runs/euler16
     """
-    from neuralode_resnet.audit import audit
-    from neuralode_resnet.experiments import results
-
-    models = _guarded(find_models, model, index)
-    choose = _guarded(find_function, output) if output is not None else None
     options = dict(compare=compare, change=change, unit=unit, tolerance=tolerance, confidence=confidence,
-                   output=choose, module=module)
-    targets = {}
-    if out is not None:
-        targets = {label: out if len(models) == 1 else out / label for label in models}
-        for target in targets.values():
-            _refuse_replacing(target, force)
-    reports = {}
-    for label, (found, folder) in models.items():
-        if data is not None:
-            samples = _guarded(find_data, data, seed or 0)
-        elif folder is not None:
-            samples = _take_test_samples(results.read_data(folder, seed))
-        else:
-            raise ValueError("say with --data which samples are to be predicted")
-        x, y = (_move_beside(found, part) for part in samples)
-        reports[label] = _guarded(audit, found, x, y, **options)
-    _print_reports(reports, not as_json_)
-    for label, target in targets.items():
-        _write(reports[label], target, force)
+                   module=module, quick=quick)
+    reports = _guarded(_audit_all, model, index, data, seed, output, out, force, options)
+    _guarded(_print_reports, reports, not as_json_)
+    for label, report in reports.items():
+        if out is not None:
+            _guarded(_write, report, out if len(reports) == 1 else out / label, force)
     raise typer.Exit(_status_of(reports))

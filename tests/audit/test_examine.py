@@ -578,6 +578,7 @@ class Still(nn.Module):
     ("single number", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1].mean(), {}),
     ("no rows", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:0], {}),
     ("number per sample", Loop(nn.Linear(2, 2), 1), dict(compare=lambda a, b: (a - b).abs().max())),
+    ("without labels", lambda x: odeint(lambda t, z: -z, x, torch.tensor([0., 1.]))[-1][:, :1], dict(y=torch.rand(7), compare="value")),
     ("numbers of classes", Loop(nn.Linear(2, 2), 1), dict(y=torch.rand(20), compare="class")),
     ("is refine used", lambda x, refine=1: x, dict(compare="value")),
     ("must be callable", 3, {}),
