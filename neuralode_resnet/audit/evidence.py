@@ -213,13 +213,26 @@ def samples_needed(
 FINER = "audit a copy of the model with smaller steps or tolerances"
 
 
+def _level(confidence, n_rows):
+    "Confidence of one interval, so that all of `n_rows` hold together with `confidence` (Bonferroni)."
+    return 1 - (1 - confidence) / n_rows
+
+
 def _exceeds(row, tau, n_rows, confidence, compare):
     "Is the share of decidable samples that change certainly above tau, in one row of `n_rows`?"
-    level = 1 - (1 - confidence) / n_rows
+    level = _level(confidence, n_rows)
     if compare != "accuracy":
         return share_interval(row["sure"], row["n"], level)[0] > tau
     low, high = gap_interval(row["lost"], row["won"], row["n"], level)
     return low > tau or high < -tau
+
+
+def _tell_apart(share, tau, n_rows, confidence):
+    "What to do where an interval lies across tau: the number of samples at which it would not."
+    if share == tau:
+        return "more samples, if they move the share off the line; as it stands no number of them decides"
+    level = _level(confidence, n_rows) if share > tau else confidence  # as the two verdicts ask for it
+    return f"audit about {samples_needed(share, tau, level):,} samples"
 
 
 def _outlier(best, settled, tau):
@@ -324,7 +337,7 @@ def judge_swaps(
         if ties and share_interval(worst["sure"], worst["n"], confidence)[1] <= tolerance:
             near = "lie nearer to the decision boundary than the most accurate solves can tell"
             return Judgement("undecided", f"{seen}; {ties} of these {near}", FINER)
-        needed = f"audit about {samples_needed(worst['share'], tolerance):g} samples"
+        needed = _tell_apart(worst["share"], tolerance, len(swaps), confidence)
         return Judgement("undecided", f"{seen}: too few samples to tell that from {tolerance:.0%}", needed)
     doubt = _doubt(settled, rounding, divergent, tolerance)
     if doubt:
