@@ -540,7 +540,7 @@ def audit(
     case = Case(
         target=target_for(model, output, module),
         x=x if isinstance(x, tuple) else (x,),
-        y=None if y is None else torch.as_tensor(y),
+        y=None if y is None else torch.as_tensor(y).cpu(),  # once: runs are compared there
         compare=compare,
         change=change,
         tolerance=tolerance,

@@ -64,9 +64,10 @@ def measure_gap(
     f, start = solve.func, solve.start
     rows = start.shape[0] if start.dim() > 1 else 1
     missed = torch.zeros(rows, dtype=torch.float64, device=start.device)
-    for s in draw_times(times[0].item(), times[-1].item(), n):
+    drawn = draw_times(times[0].item(), times[-1].item(), n)
+    for s, there in zip(drawn, drawn.to(start)):  # moved to the device together
         z, assumed = _on_a_line(times, states, s), _on_a_line(times, values, s)
-        value = f(s.to(start), z)
+        value = f(there, z)
         missed += (value - assumed).double().reshape(rows, -1).norm(dim=1)
     length = (times[-1] - times[0]).item()
     end = solve.path[-1].double().reshape(rows, -1)
