@@ -35,8 +35,10 @@ def find_coarser(
 def _difference(found, row):
     "How far a coarser solver is from the reference, in words."
     name = describe_run(found.reference, LEVELS - 1)
-    interval = f"{100 * row.low:.1f} % to {100 * row.high:.1f} %"
-    return f"differs from {name} in {row.changed} of {row.n} predictions ({interval})"
+    counted = f"{row.changed} of {row.n} predictions"
+    if row.low < row.high:  # else outputs of a single state, which have no interval
+        counted += f" ({100 * row.low:.1f} % to {100 * row.high:.1f} %)"
+    return f"differs from {name} in {counted}"
 
 
 def _saving(case, found, rows, trained_through_solver=None):

@@ -129,12 +129,13 @@ class Case:
     cost: Cost = default(default_factory=Cost)  # so far, shared by copies of the case
     batch_size: int = None     # samples that are solved at once; by the memory that is free if None
     rows: str = ""             # what the rows of the output are where all belong to one state
+    repeated: Tensor = None    # the output of a second run, where it differs, as rounding does
     watch: object = None       # called with the forward passes so far after every run, to show progress
 
     @property
     def single(self):
         "Is there one independent sample only: a batch of one, or the times of one path?"
-        return bool(self.rows) or len(self.own.output) == 1
+        return bool(self.rows) or (self.own is not None and len(self.own.output) == 1)
 
     def refined(
         self,
@@ -168,7 +169,6 @@ class Case:
         if self.watch is not None:
             self.watch(self.cost)
         return run
-    repeated: Tensor = None    # the output of a second run, where it differs, as rounding does
 
     def row(
         self,
@@ -177,10 +177,14 @@ class Case:
         best: tuple = None,  # outputs of the two most accurate solves, see `evidence.find_decidable`
         **more,              # further columns
     ) -> dict:
-        "A row of evidence. Raises `ValueError` where the shape of the output depends on the solver."
+        """A row of evidence. Raises `ValueError` where the shape of the output depends on the solver.
+
+        Outputs of a single state are no independent samples: there the interval is the share itself.
+        """
         _check_shapes(a, b)
         how = self.compare, self.change, self.confidence, self.unit, best
-        return dict(more, **swap_row(a, b, self.y, *how))
+        row = dict(more, **swap_row(a, b, self.y, *how))
+        return dict(row, low=row["share"], high=row["share"]) if self.single else row
 
 
 def take_some(

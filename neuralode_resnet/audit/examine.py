@@ -422,7 +422,8 @@ def _distributions(case, found):
     "Of values without targets, as samplers have them: how far the two sets are apart, else nothing."
     own, better = case.own.output, found.best[-1].output
     finite = (own.isfinite() & better.isfinite()).reshape(len(own), -1).all(1)
-    if case.y is not None or case.compare in ("class", "accuracy") or finite.sum() < 20:
+    is_sampler = case.y is None and case.compare not in ("class", "accuracy") and not case.single
+    if not is_sampler or finite.sum() < 20:
         return {}
     return asdict(compare_distributions(own, better, case.confidence))
 
@@ -453,7 +454,8 @@ def _reported(case, ignore_outside, parts, trained_through_solver):
     traps = _found_traps(case, probes)
     settings, notes = _settings(case), _notes(case, found, hidden, parts)
     repair = try_repair(case) if "repair" in parts else {}
-    judgement = _explained(judgement, repair, case.tolerance)
+    if not case.single:  # there the label alone says it
+        judgement = _explained(judgement, repair, case.tolerance)
     saves = judgement.verdict == "ODE" and "saving" in parts
     less = find_coarser(case, found) if saves else None
     resolved = seen.resolved.double().mean().item()

@@ -257,8 +257,13 @@ def _code(report):
     return report.repair.get("code", []) if explained else []
 
 # %% ../../nbs/audit/14_report.ipynb #1ac51e6d
-def _shown_share(row):
-    return f"{_percent(row.share)} ({_percent(row.low)} to {_percent(row.high)})"
+def _shown_shares(report):
+    "The heading of the shares, and the shares; with intervals where samples are independent."
+    rows = report.swaps.itertuples()
+    if _has_single_state(report):
+        return "share", [_percent(row.share) for row in rows]
+    shown = [f"{_percent(row.share)} ({_percent(row.low)} to {_percent(row.high)})" for row in rows]
+    return f"share, {_limit(report.settings['confidence'])} interval", shown
 
 
 def _swap_columns(report):
@@ -271,9 +276,8 @@ def _swap_columns(report):
     shown = {"solver": [f"{row['solver']} (its own)" for row in first] + list(rows.solver)}
     shown["evaluations"] = [f"{nfe:g}" if nfe else "not seen" for nfe in costs]
     shown["changed"] = blank + [f"{row.changed} of {row.n}" for row in rows.itertuples()]
-    shown[f"share, {_limit(report.settings['confidence'])} interval"] = blank + [
-        _shown_share(row) for row in rows.itertuples()
-    ]
+    heading, shares = _shown_shares(report)
+    shown[heading] = blank + shares
     if "rmse" in rows:
         shown["rms error"] = [f"{row['rmse']:.3g}" for row in first] + list(rows.rmse.map("{:.3g}".format))
     if "accuracy" in rows:
@@ -345,21 +349,31 @@ def _distribution_line(d):
     return f"{energy}; {chance}: {meaning}"
 
 # %% ../../nbs/audit/14_report.ipynb #c649bab8
-def _certificate_line(sure):
+def _noun(report):
+    "What is counted."
+    return report.settings["judged"] if _has_single_state(report) else "predictions"
+
+
+def _certificate_line(report):
+    sure = report.certified
     if sure.get("reason"):
         return f"withheld: {sure['reason']}"
-    certain = "the estimated error is smaller than the distance to the decision boundary"
-    said = f"for {_percent(sure['share'])} of the predictions {certain}; {sure['changed']} of these changed"
-    if sure.get("tried"):
+    what = "the distance to the decision boundary"
+    if report.settings["compare"] not in ("class", "accuracy"):
+        what = "what matters"
+    certain = f"the estimated error is smaller than {what}"
+    said = f"for {_percent(sure['share'])} of the {_noun(report)} {certain}; {sure['changed']} of these changed"
+    if sure.get("tried") and not _has_single_state(report):
         tried = f"{sure['failed']} of {sure['tried']} changed when this was tried on coarser runs"
         said += f"; at most {_percent(sure['limit'])} would (95 %, estimated and not proved: {tried})"
     return said
 
 
-def _rounding_line(same):
+def _rounding_line(report):
+    same = report.rounding
     if "share" not in same:
         return same["reason"]
-    return f"{same['changed']} of {same['n']} predictions change with the same solver in float64"
+    return f"{same['changed']} of {same['n']} {_noun(report)} change with the same solver in float64"
 
 
 def _hidden_line(hidden):
@@ -378,14 +392,14 @@ def evidence_lines(
     if report.hidden.get("samples"):
         lines.append(("Between the steps", _hidden_line(report.hidden)))
     if report.certified:
-        lines.append(("Certificates", _certificate_line(report.certified)))
+        lines.append(("Certificates", _certificate_line(report)))
     if report.undecidable:
         near = "lie nearer to the decision boundary than the most accurate solves can tell"
         many = f"{report.undecidable} samples {near}"
         lines.append(("Undecidable", f"{many}; they make no model a ResNet"))
     if report.distributions:
         lines.append(("Distributions", _distribution_line(report.distributions)))
-    lines.append(("Rounding", _rounding_line(report.rounding)))
+    lines.append(("Rounding", _rounding_line(report)))
     lines += [("Steps", _geometry_line(found)) for found in report.geometry]
     if report.repair:
         lines.append(("Repair", _repair_line(report.repair)))

@@ -295,3 +295,19 @@ def test_no_progress_is_printed_into_a_log(capsys):
     audit(Model(**RK4), POINTS, compare="class", quick=True)
     printed = capsys.readouterr()
     assert printed.err == printed.out == ""
+
+
+def test_times_of_one_path_are_not_counted_as_independent_samples():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def path(z):
+        return odeint(lambda t, z: net(z), z, torch.linspace(0, 5, 50), method="euler", options=dict(step_size=.1))
+
+    report = audit(path, torch.tensor([[1., 0.]]), compare="value")
+    text = str(report)
+    assert (report.swaps.low == report.swaps.high).all()
+    assert "interval" not in text and "would (95 %" not in text, text
+    assert report.distributions == {} and "another draw of the noise" not in text
+    assert "times of the path change with the same solver in float64" in text
+    assert text.splitlines()[0].startswith(f"{report.swaps.changed.iloc[-1]} of 50 times of the path change")
