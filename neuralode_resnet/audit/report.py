@@ -362,7 +362,8 @@ def _certificate_line(report):
     if report.settings["compare"] not in ("class", "accuracy"):
         what = "what matters"
     certain = f"the estimated error is smaller than {what}"
-    said = f"for {_percent(sure['share'])} of the {_noun(report)} {certain}; {sure['changed']} of these changed"
+    many = f"{_percent(sure['share'])} of the {_noun(report)}"
+    said = f"for {many} {certain}; {sure['changed']} of these changed"
     if sure.get("tried") and not _has_single_state(report):
         tried = f"{sure['failed']} of {sure['tried']} changed when this was tried on coarser runs"
         said += f"; at most {_percent(sure['limit'])} would (95 %, estimated and not proved: {tried})"
