@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .control import _why_no_progress
 from .kernel import ACTIVATIONS, Control, Goal, KernelProblem, library
-from .stacks import Stack
+from .stacks import LONGEST, Stack
 from .steps import Solution, SolveError, Step, fixed_grid
 from .tableaus import Tableau
 
@@ -48,7 +48,7 @@ def usable(
     return (
         width <= _WIDEST
         and z.numel() > 0
-        and stack.positions <= 12
+        and stack.positions <= LONGEST
         and _is_plain(z)
         and all(map(_is_plain, stack.parameters()))
         and torch.autograd.forward_ad._current_level < 0
