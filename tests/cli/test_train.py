@@ -133,7 +133,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("signal_, files", [
     (signal.SIGKILL, ["metrics-01000.csv", "metrics-02000.csv"]),
     (signal.SIGTERM, ["metrics-01000.csv"]),
-    (signal.SIGINT, ["metrics-02000.csv"]),
+    pytest.param(signal.SIGINT, ["metrics-02000.csv"], marks=pytest.mark.slow),  # the scoreboard of faults tries it, too
 ], ids=["killed twice", "terminated", "interrupted"])
 def test_a_stopped_training_with_controller_and_drawn_depth_goes_on_to_the_same_bits(signal_, files, undisturbed, tmp_path):
     folder = tmp_path / "run"
