@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from . import gradients, native
 from .control import _as_number, adaptive_march, initial_step_size
-from .stacks import as_dense, recognise, solve_densely
+from .stacks import StackProducts, as_dense, recognise, solve_densely
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -411,7 +411,7 @@ def _check_wish(problem):
         raise ValueError(f"path=True needs gradient='backprop', got {gradient!r}")
     if gradient == "adjoint" and _is_watched():
         raise NotImplementedError(
-            "gradient='adjoint' goes through torchdiffeq, which torch.func, forward-mode tangents, "
+            "gradient='adjoint' has a way back of its own, which torch.func, forward-mode tangents, "
             "torch.jit.trace and torch.export cannot look into: use gradient='backprop'"
         )
     if not solver.fixed and (torch.jit.is_tracing() or torch.compiler.is_compiling()):
@@ -458,6 +458,20 @@ def _solve_natively(field, z, problem):
         return native.adaptive(stack, tableau, z, problem.t_span, solver.rtol, solver.atol, problem.max_nfe)
     grid, table = native.fixed_steps(tableau, problem.t_span, solver.step_size)
     return Solution(native.solve(stack, tableau, [table], z), [*grid], table.nfe)
+
+
+def _solve_adjoint_densely(field, z, problem):
+    "The `Solution` of a recognised field with the gradient of the adjoint over fixed steps, or `None`."
+    solver = problem.solver
+    if problem.gradient != "adjoint" or solver.method not in gradients.TORCHDIFFEQ_FIXED or not solver.fixed:
+        return None
+    if problem.adjoint_params or not problem.is_plain or _must_be_called(z) or not torch.is_grad_enabled():
+        return None
+    stack = recognise(field, z)
+    if stack is None or stack.positions > 8:
+        return None
+    how = solver.tableau, z, problem.t_span, solver.step_size, problem.max_nfe
+    return gradients.solve_fixed_adjoint(StackProducts(stack), *how)
 
 
 def _solve_without_graph(stack, z, problem):
@@ -604,12 +618,13 @@ def _solve_by_adjoint(field, z, problem, piece, max_nfe, states):
 # %% ../../nbs/solvers/09_solver.ipynb #f02e4426
 def _solve(field, z0, problem, allow_nonfinite):
     "The `Solution` of a problem: natively, or piece by piece."
-    natively = _solve_natively(field, z0, problem)
+    natively = _solve_natively(field, z0, problem) or _solve_adjoint_densely(field, z0, problem)
     if natively is not None:
         if not allow_nonfinite:
             check_finite(field, problem.solver.tableau, natively.grid, z0, natively.z)
         return natively
     given = field
+    # The adjoint controls the error of the weights' gradients as well: of the weights as they are written.
     if not _must_be_called(z0) and problem.gradient != "adjoint":
         field = as_dense(given, z0)
     if field is given:

@@ -344,6 +344,15 @@ def test_budget_of_adaptive_steps(monkeypatch):
         assert waits <= attempts + 2 * 10 + ONCE, device.blame()  # two for the first step size of a solve
 
 
+@pytest.mark.parametrize("folds", [True, False], ids=["recognised", "as written"])
+def test_budget_of_the_adjoint(monkeypatch, folds):
+    monkeypatch.setattr(devices, "_PINNING", (NAME,))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    with SimulatedDevice(folds=folds) as device:
+        waits, _ = waits_of_training(device, "euler@1/16", gradient="adjoint")
+        assert waits <= 10 * 1 + ONCE, device.blame()
+
+
 def test_an_iteration_can_be_captured():
     from neuralode_resnet.training import Run
 
