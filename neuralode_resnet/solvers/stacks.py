@@ -1184,7 +1184,7 @@ class _Totals:
             return
         all_inputs, all_grads = ([*zip(*side)] for side in zip(*self.pending))
         for (weight, bias, _), inputs, grads in zip(self.sums, all_inputs, all_grads):
-            x, g = torch.cat(inputs, -1), torch.cat(grads, -1)
+            x, g = (side[0] if len(side) == 1 else torch.cat(side, -1) for side in (inputs, grads))
             self.accumulate(weight, g, x.mT)
             if bias is not None:
                 bias += g.sum(-1, keepdim=True)
