@@ -19,7 +19,7 @@ from neuralode_resnet.cli.options import (
     AdaptOption, CheckEveryOption, CheckMethodOption, CoarseToFineOption, DepthOption, DeviceOption,
     ForceOption, LogDepthOption, NfeOption, OutOption, PenaltyOption, RandomEndOption, RandomSolverOption,
     RandomTolOption, RunsArgument, SchemeOption, SeedOption, SolverOption, TargetOption, ThresholdOption,
-    claim_folder, pick_device, scheme_of, telling_how_to_go_on,
+    check_solver_words, check_there, check_word, claim_folder, pick_device, scheme_of, telling_how_to_go_on,
 )
 
 # %% ../../nbs/cli/04_main.ipynb #ec69150e
@@ -253,6 +253,7 @@ def train(
 
     Images: neuralode-resnet train cifar10 --root data --download --solver euler@1/16 --out runs/cifar
     """
+    check_word("data set", dataset)
     chosen = scheme_of(
         solver, scheme, nfe, depth, log_depth, random_solver, random_tol, random_end, penalty, coarse_to_fine,
         adapt, check_method, check_every, target, threshold,
@@ -324,6 +325,10 @@ def swap(
 
     Example: neuralode-resnet swap runs/euler16 --solver euler@1/32 --solver rk4@1/16
     """
+    check_there(runs)
+    for text in solver or ():
+        check_solver_words(text)
+
     import pandas as pd
 
     from neuralode_resnet.experiments import read_experiment
