@@ -1,5 +1,6 @@
 """A rule that cannot fail checks nothing: each is broken here by a small notebook, and named in the complaint."""
 import importlib.util
+import re
 import shutil
 import sys
 
@@ -364,12 +365,12 @@ def test_a_notebook_that_crashes_is_named_and_the_next_one_runs(good, runner):
 
 
 @pytest.mark.parametrize("cell, limits, said", [
-    ("while True: pass", dict(cpu=2), "stopped: it took 2 s of processor time, allowed 2"),
+    ("while True: pass", dict(cpu=2), r"stopped: it took \d+ s of processor time, allowed 2"),
     ("import time\ntime.sleep(60)", dict(wall=2), "stopped after 2 s"),
 ])
 def test_an_endless_notebook_is_stopped(cell, limits, said, good, runner):
     done = runner.run(good(cell), **limits)
-    assert done.code != 0 and said in done.output
+    assert done.code != 0 and re.search(said, done.output)
 
 
 def test_waiting_for_the_processor_is_no_fault(good, runner):
