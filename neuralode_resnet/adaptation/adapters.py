@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .checks import Adapter, average_over_processes
 from ..solvers import Solver, find_tableau, initial_step_size
+from ..solvers.control import row_norm
 
 # %% ../../nbs/adaptation/02_adapters.ipynb #8bcbb0be
 def checking_step(
@@ -75,7 +76,8 @@ def _find_starting_steps(model, blocks, x, order):
             views = [(block.field.view(i), of_member) for i, of_member in enumerate(z)]
         start, end = block.t_span
         direction = 1 if start < end else -1
-        steps = [initial_step_size(field, state, order, start, direction=direction) for field, state in views]
+        how = dict(norm=row_norm, direction=direction)
+        steps = [initial_step_size(field, state, order, start, **how) for field, state in views]
         of_blocks.append([0. if math.isnan(h) else h for h in steps])
     return [min(steps) for steps in zip(*of_blocks)]
 
