@@ -61,7 +61,7 @@ def row_norm(
 ):
     """Returns the mean of the Euclidean norms over the last axis, a number; 0 of no samples.
 
-    So starts the paper's Algorithm 2 (§6): of a point it is its norm, of an image all rows of all channels count.
+    So starts the paper's Algorithm 2 (§6): of an image all rows of all channels count.
     """
     return sample_norm(z.reshape(-1, z.shape[-1]) if z.dim() > 1 and z.numel() else z)
 
