@@ -265,6 +265,39 @@ def test_a_page_of_every_section(name, width, theme, visit):
     assert not found, "\n".join(found)
 
 
+SIDEWAYS = """() => [...document.querySelectorAll('article *')].filter(part =>
+    part.scrollWidth > part.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(part).overflowX)
+).map(part => `${part.tagName}.${part.className}: ${part.textContent.trim().slice(0, 60)}`)"""
+
+
+def test_nothing_scrolls_sideways_on_a_desk(site, browser, address):
+    "Neither a page nor a cell, an output or a table on it."
+    page, found = browser.new_page(viewport={"width": 1440, "height": 900}), []
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if name.startswith("_") or name in ("search.html", "genindex.html"):
+            continue
+        page.goto(address + name, wait_until="load")
+        if page.evaluate("document.documentElement.scrollWidth") > 1440:
+            found.append(name)
+        found += [f"{name}: {part}" for part in page.evaluate(SIDEWAYS)]
+    page.close()
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_page_of_the_paper_begins_with_its_picture(site, theme, browser, address):
+    page, low = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=theme), {}
+    for path in sorted((site / "paper").glob("*.html")):
+        page.goto(f"{address}paper/{path.name}", wait_until="load")
+        pictures = page.locator("article img")
+        if pictures.count():
+            low[path.name] = pictures.first.bounding_box()["y"]
+    page.close()
+    assert len(low) >= 14
+    assert max(low.values()) <= 900, low
+
+
 def test_maths_is_set(visit):
     assert rendered(visit("crossing/trajectories.html")) > 10 and rendered(visit("why_it_happens.html")) > 5
 
@@ -283,6 +316,18 @@ def test_figures_are_sharp_on_dense_screens(visit):
 def test_search_finds(query, target, visit):
     page = visit(f"search.html?q={query}")
     page.wait_for_selector(f"#search-results a[href*='{target}']", timeout=10_000)
+
+
+@pytest.mark.parametrize("query, target", [
+    ("audit", "tutorials/audit_your_model.html"), ("torchdiffeq", "tutorials/"), ("StepAdapter", "adapters.StepAdapter"),
+    ("RandomDepth", "controllers.RandomDepth"),
+])
+def test_search_finds_first_what_a_person_wants(query, target, visit):
+    page = visit(f"search.html?q={query}")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.wait_for_function("!document.querySelector('#search-progress')?.textContent.includes('...')")
+    first = page.locator("#search-results li a").first.get_attribute("href")
+    assert target in first, first
 
 
 def test_the_theme_can_be_switched_and_stays(visit):
