@@ -9,12 +9,15 @@ __all__ = ['MODEL_FAILED', 'find_function', 'import_object', 'find_models', 'fin
 import importlib
 import inspect
 import json
+import re
 import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from .options import check_data_name
 
 # %% ../../nbs/cli/02_audit.ipynb #8f4dbc32
 def _is_factory(found):
@@ -33,6 +36,9 @@ def find_function(
 ):
     "The function of that name, not called. Raises `ValueError`."
     module, _, attribute = name.partition(":")
+    if module.endswith(".py"):
+        dotted = ".".join(Path(module.removesuffix(".py")).parts)
+        raise ValueError(f"{name} names a file; a module is meant: did you mean {dotted}:{attribute}?")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -49,30 +55,35 @@ def import_object(
     return found() if _is_factory(found) else found
 
 # %% ../../nbs/cli/02_audit.ipynb #6a75b4a1
+_MODELS = (
+    "give package.module:factory, a folder in which `neuralode-resnet train` or `sweep` has trained one, or "
+    "a .pt file of save_model"
+)
+
+
 def find_models(
     name: str,       # see the table above
     index: int = 0,  # which member of an ensemble
 ) -> dict:
     """Pairs of a model and its run folder, or `None`, by the name that they are reported under.
     Raises `ValueError`."""
+    path = Path(name)
+    if not path.exists() and ":" in name:
+        return {name: (import_object(name), None)}
+    if not path.exists():
+        raise ValueError(f"no model {name}: {_MODELS}")
+
     from neuralode_resnet.experiments.results import read_model
     from neuralode_resnet.experiments.store import find_runs
     from neuralode_resnet.models import load_model, member
 
-    path = Path(name)
-    if not path.exists() and ":" in name:
-        return {name: (import_object(name), None)}
     if path.is_file():
         files = {name: (path, None)}
-    elif path.is_dir():
+    else:
         folders = [folder for folder in find_runs(path) if (folder / "model.pt").is_file()]
         files = {folder.name: (folder / "model.pt", folder) for folder in folders}
-    else:
-        files = {}
     if not files:
-        raise ValueError(f"no model {name}: give package.module:factory, a folder in which "
-                         "`neuralode-resnet train` or `sweep` has trained one, or a .pt file of "
-                         "save_model")
+        raise ValueError(f"no model {name}: {_MODELS}")
     found = {}
     for label, (file, folder) in files.items():
         model = load_model(file) if folder is None else read_model(folder)
@@ -92,6 +103,9 @@ def find_data(
     seed: int = 0,  # of a data set of this package
 ):
     "Inputs and labels, or `None` for labels. Raises `ValueError`."
+    if ":" not in name and not Path(name).is_file():
+        check_data_name(name)
+
     import numpy as np
     import torch
 
@@ -229,12 +243,42 @@ _QuickOption = Annotated[
 _ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace these files if they are there.")]
 
 
+_WORDS = {  # option -> the words that it takes, which are those of `audit`
+    "compare": ("class", "accuracy", "value"),
+    "unit": ("relative", "absolute"),
+}
+_ONLY_IN_PYTHON = (  # arguments of `audit`, or of a model's own, that no option stands for
+    "max_nfe", "ignore_outside", "parts", "passes", "batch_size", "trained_through_solver", "refine",
+)
+
+
+def _check_words(data, options):
+    "Raise `ValueError` for a misspelt word, before anything is imported."
+    for option, words in _WORDS.items():
+        value = options[option]
+        if value is not None and value not in words:
+            raise ValueError(f"--{option} must be one of {', '.join(words)}, got {value!r}")
+    if data is not None and ":" not in data and not Path(data).is_file():
+        check_data_name(data)
+
+
+def _say_where(text):
+    "A line that says which arguments, among those that a text advises, exist only in Python; or nothing."
+    advised = dict.fromkeys(re.findall(r"\b([a-z_]+)=", text))
+    only = [f"{name}=" for name in advised if name in _ONLY_IN_PYTHON]
+    if not only:
+        return ""
+    return (f"{', '.join(only)} exists only in Python: from neuralode_resnet.audit import audit; "
+            "audit(model, x, y, …)")
+
+
 def _audit_all(model, index, data, seed, output, out, force, options):
     "The reports by the names of the models."
+    models = find_models(model, index)
+
     from neuralode_resnet.audit import audit
     from neuralode_resnet.experiments import results
 
-    models = find_models(model, index)
     choose = find_function(output) if output is not None else None
     targets = {}
     if out is not None:
@@ -279,8 +323,16 @@ def audit_command(
     """
     options = dict(compare=compare, change=change, unit=unit, tolerance=tolerance, confidence=confidence,
                    module=module, quick=quick)
-    reports = _guarded(_audit_all, model, index, data, seed, output, out, force, options)
+    _check_words(data, options)
+    try:
+        reports = _guarded(_audit_all, model, index, data, seed, output, out, force, options)
+    except ValueError as error:
+        hint = _say_where(str(error))
+        raise ValueError("\n".join(filter(None, [str(error), hint]))) from None
     _guarded(_print_reports, reports, not as_json_)
+    hint = _say_where("".join(map(str, reports.values())))
+    if hint:
+        print(hint, file=sys.stderr)
     for label, report in reports.items():
         if out is not None:
             _guarded(_write, report, out if len(reports) == 1 else out / label, force)

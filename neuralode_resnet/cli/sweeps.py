@@ -9,13 +9,15 @@ __all__ = ['COMMANDS', 'sweep_command', 'status_command', 'collect_command', 're
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from neuralode_resnet.cli.options import (
-    DeviceOption, JobsOption, RunsArgument, SchedulerOption, pick_device, telling_how_to_go_on,
+    DeviceOption, JobsOption, RunsArgument, SchedulerOption, check_choice, check_data_name, check_folder,
+    check_name, check_scheme_name, check_solver_name, pick_device, telling_how_to_go_on,
 )
 
 # %% ../../nbs/cli/03_sweeps.ipynb #47cac8b7
@@ -31,6 +33,50 @@ _TomlArgument = Annotated[Path, typer.Argument(metavar="TOML", help="Experiments
 _StoreOption = Annotated[Path, typer.Option(help="Folder of all runs, made if it does not exist.")]
 _TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events, too.")]
 _DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how much there is to do.")]
+
+
+_KEYS = (  # that a file of experiments may have: the fields of `Experiment`, and what stands in for some
+    "data", "train_solver", "test_solvers", "seeds", "data_seed", "channels", "gradient", "lr", "batch_size",
+    "iterations", "adaptation", "root", "size", "precision", "draw", "scheme", "nfe", "test_methods",
+    "test_factors", "grid",
+)
+_NEEDED = {  # what every experiment needs -> keys of which one says it
+    "data": ("data",),
+    "train_solver or scheme": ("train_solver", "scheme"),
+    "test_solvers, or test_methods and test_factors": ("test_solvers", "test_methods", "test_factors"),
+}
+_NAMES = {"data": check_data_name, "train_solver": check_solver_name, "test_solvers": check_solver_name,
+          "scheme": check_scheme_name}
+
+
+def _check_table(table):
+    "Raise `ValueError` for misspelt keys and names, and for all missing keys at once, without PyTorch."
+    grids = table.get("grid", [{}])
+    is_readable = isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)
+    for grid in grids if is_readable else [{}]:
+        one = {**table, **grid}
+        for key in one:
+            check_name(key, _KEYS, "a sweep")
+        missing = [words for words, keys in _NEEDED.items() if not any(key in one for key in keys)]
+        if missing:
+            raise ValueError(f"a sweep needs {'; '.join(missing)}; given: {', '.join(one) or 'nothing'}")
+        for key, check in _NAMES.items():
+            values = one.get(key, [])
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, str):
+                    check(value)
+
+
+def _read_table(file):
+    "The table in a TOML file, checked. Raises `ValueError`, or `OSError` for a file that is not there."
+    import tomllib
+
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not TOML: {error}") from None
+    _check_table(table)
+    return table
 
 
 def sweep_command(
@@ -56,13 +102,18 @@ def sweep_command(
     seeds = [0, 1, 2, 3, 4]
     ```
     """
-    from neuralode_resnet.experiments import expand, sweeps
-    from neuralode_resnet.files import read_toml
+    table = _read_table(file)
 
-    experiments = expand(read_toml(file))
+    from neuralode_resnet.experiments import expand, sweeps
+
+    experiments = expand(table)
     where = str(pick_device(device, experiments[0].data if experiments else ""))
     if dry_run:
-        print(sweeps.describe_sweep(experiments, sweeps.plan_sweep(experiments, out, where)))
+        work = sweeps.plan_sweep(experiments, out, where)
+        seconds = sweeps.estimate_seconds(work, where)
+        processes = 1 if scheduler else min(jobs or os.cpu_count(), max(1, len(work)))
+        print(sweeps.describe_sweep(experiments, work, seconds / processes))
+        print(f"in {processes} process{'es' if processes > 1 else ''}, measured with a few iterations here")
         return
     with telling_how_to_go_on("the same command goes on"):
         _report(sweeps.sweep(experiments, out, jobs, scheduler, device=where, tensorboard=tensorboard))
@@ -80,14 +131,56 @@ def status_command(
 
     Example: neuralode-resnet status runs/steps
     """
+    check_folder(runs)
+
     from neuralode_resnet.experiments import results
+    from neuralode_resnet.experiments.store import find_runs
 
     frame = results.status(runs)
     counts = [f"{count} {state}" for state, count in frame.state.value_counts().items()]
     print(", ".join(counts) or "no runs")
-    unfinished = frame[frame.state != "done"]
-    if len(unfinished):
-        print(unfinished.to_string(index=False))
+    if len(frame):
+        folders = find_runs(runs)
+        frame["training"] = [_training_of(folder) for folder in folders]
+        frame["time"] = [_time_of(folder, state) for folder, state in zip(folders, frame.state)]
+        frame["iteration"] = [_count(iteration) for iteration in frame.iteration]
+        shown = frame[["run", "training", "state", "iteration", "time", "reason"]]
+        if not frame.reason.any():
+            shown = shown.drop(columns="reason")
+        print(shown.to_string(index=False))
+
+
+def _count(iteration):
+    "A whole number as text; nothing where there is none."
+    return "" if iteration is None or iteration != iteration else str(int(iteration))
+
+
+def _training_of(folder):
+    "What a run trains, in words: data, solver, draw, adaptation and seeds."
+    from neuralode_resnet.experiments.store import StoreError, read_experiment
+
+    try:
+        experiment = read_experiment(folder)
+    except (StoreError, ValueError, OSError):
+        return "cannot be read"
+    parts = [experiment.data, experiment.train_solver]
+    parts += [part["kind"] for part in (experiment.draw, experiment.adaptation) if part]
+    parts.append(f"{len(experiment.seeds)} seed{'s' if len(experiment.seeds) > 1 else ''}")
+    return ", ".join(parts)
+
+
+def _time_of(folder, state):
+    "How long a finished run took; when another has last written."
+    if state == "done" and (folder / "done.json").exists():
+        from neuralode_resnet.experiments.store import StoreError, read_note
+        from neuralode_resnet.experiments.sweeps import describe_seconds
+
+        try:
+            return describe_seconds(read_note(folder / "done.json")["wall_s"])
+        except (StoreError, KeyError, TypeError):
+            return ""
+    written = [path.stat().st_mtime for path in folder.iterdir()]
+    return time.strftime("last wrote %m-%d %H:%M", time.localtime(max(written))) if written else ""
 
 
 def collect_command(
@@ -99,11 +192,13 @@ def collect_command(
 
     Example: neuralode-resnet collect runs/steps --out steps.csv
     """
+    check_folder(runs)
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists: name another file, or --force to replace it")
+
     from neuralode_resnet.experiments import results
     from neuralode_resnet.files import write_text
 
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists: name another file, or --force to replace it")
     frame = results.collect(runs)
     write_text(out, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     print(f"Written: {out}, {frame.run.nunique()} runs, {len(frame)} rows")
@@ -123,6 +218,57 @@ _ImagesOption = Annotated[
     Optional[Path], typer.Option(help="Folder of the images, for the targets on images."),
 ]
 _GridPrecisionOption = Annotated[Optional[str], typer.Option(help="Of image fields: fp32, tf32 or bf16.")]
+
+
+_GRID_NAMES = (  # parts of the targets
+    "figure_4_euler", "figure_4_rk4", "figure_4_fehlberg2", "figure_4_dopri5", "sphere3_euler",
+    "sphere10_euler", "sphere900_euler", "sphere3_fehlberg2", "sphere3_dopri5", "adjoint_euler",
+    "adjoint_dopri5", "cifar10_euler", "cifar10_dopri5", "cifar10_step", "mnist_euler", "mnist_dopri5",
+    "mnist_step",
+)
+_PAGES = {  # what a page of the documentation computes -> its notebook
+    "figure-1": "figure_1", "figure-2": "figure_2", "figure-3": "figure_3", "figure-5": "figure_5",
+    "table-1": "table_1", "algorithm-1": "figure_5", "algorithm-2": "algorithm_2",
+    "supplement-tolerance": "supplement_tolerance", "supplement-cost": "supplement_cost",
+    "supplement-crossing": "supplement_crossing", "algorithm-3": "supplement_tolerance",
+}
+
+
+def _check_target(target):
+    "Raise `ValueError` for what is no target: it says where a page computes it, or offers the nearest."
+    if target in _PAGES:
+        page = _PAGES[target]
+        demo = "; `neuralode-resnet demo` shows the effect in a minute" if target == "figure-1" else ""
+        raise ValueError(f"{target} is computed by its page: run nbs/paper/{page}.ipynb of the repository, "
+                         f"or read paper/{page} in the documentation{demo}")
+    check_name(target, [*_TARGETS.split(", "), "beyond", *_GRID_NAMES], "the paper, as reproduced here,")
+
+
+def _draw(files, picture):
+    "Draw accuracies under the test solvers, one panel per table; nothing where no model has learnt."
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from neuralode_resnet.experiments.records import plot_swaps, swap_legends
+    from neuralode_resnet.plots import use_style
+
+    tables = {Path(file).stem: pd.read_csv(file) for file in files if Path(file).is_file()}
+    tables = {name: table for name, table in tables.items() if "_step" not in name}
+    if not tables:
+        return False
+    use_style()
+    columns = min(2, len(tables))
+    rows = -(-len(tables) // columns)
+    size = (4.1 * columns, 3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for ax in axes.flat[len(tables):]:
+        ax.remove()
+    for ax, (name, table) in zip(axes.flat, tables.items()):
+        swap_legends(plot_swaps(table, ax), table)
+        ax.set_title(name.replace("_", " "), loc="left")
+    figure.savefig(picture, dpi=200)
+    plt.close(figure)
+    return True
 
 
 def _reproduce_beyond(out, quick):
@@ -172,6 +318,8 @@ def reproduce_command(
 
     Example: neuralode-resnet reproduce figure-4 --quick --out runs/quick
     """
+    _check_target(target)
+    check_choice("precision", precision)
     elsewhere = None if device == "cpu" else device
     refused = {"precision": precision, "scheduler": scheduler, "device": elsewhere}
     if target == "beyond":
@@ -199,6 +347,9 @@ def reproduce_command(
         )
     _report(failed)
     files = [f"{out / name}.csv" for name in reproductions.grids_of(target, quick)]
+    picture = Path(out, target.replace("-", "_") + ("_quick.png" if quick else ".png"))
+    if _draw(files, picture):
+        files.append(str(picture))
     print("Written:", ", ".join(files))
 
 
