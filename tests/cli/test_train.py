@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from neuralode_resnet.cli.main import main
-from neuralode_resnet.cli.options import WORDS
 from neuralode_resnet.datasets import load
 from neuralode_resnet.experiments import read_experiment, reproductions, status
 from neuralode_resnet.files import read_toml
@@ -208,7 +207,7 @@ def test_the_folder_of_a_reproduction_is_swapped_audited_and_collected(call, tmp
     tiny = dict(data="sphere2", train_solver=["euler@1/2", "euler@1/4"], test_solvers=["rk4@1/4"], seeds=[0, 1], iterations=10,
                 channels=4)
     monkeypatch.setitem(reproductions.GRIDS, "tiny", tiny)
-    monkeypatch.setitem(WORDS, "target", ("tiny",))
+    monkeypatch.setattr("neuralode_resnet.cli.sweeps._GRID_NAMES", ("tiny",))
     code, said, complaint = call("reproduce", "tiny", "--out", tmp_path, "--jobs", 1)
     assert code == 0 and "tiny.csv" in said and "tiny.png" in said, complaint
     assert Image.open(tmp_path / "tiny.png").size[0] > 600
