@@ -299,7 +299,7 @@ def reproduce_beyond(
     """
     return _run_blocks(plan_beyond(), _all_schemes, path, iterations)
 
-# %% ../../nbs/experiments/09_protocol.ipynb #57b35666
+# %% ../../nbs/experiments/09_protocol.ipynb #8ced4b1d
 SIGN_SEEDS = (1, 2, 3, 4)  # of the signs, beside 0, which is that of the primary comparison
 _OURS = PRIMARY[0]
 
@@ -307,7 +307,10 @@ _OURS = PRIMARY[0]
 def _sign_schemes(k):
     "Returns ours with other sequences of signs."
     ours = next(scheme for scheme in rk4_schemes(k) if scheme.name == _OURS)
-    return [replace(ours, draw=ours.draw | {"seed": seed}, name=f"{_OURS}, signs {seed}") for seed in SIGN_SEEDS]
+    schemes = []
+    for seed in SIGN_SEEDS:
+        schemes.append(replace(ours, draw=ours.draw | {"seed": seed}, name=f"{_OURS}, signs {seed}"))
+    return schemes
 
 
 def _rivals_and_signs(protocol):
