@@ -330,7 +330,7 @@ def audit_command(
         hint = _say_where(str(error))
         raise ValueError("\n".join(filter(None, [str(error), hint]))) from None
     _guarded(_print_reports, reports, not as_json_)
-    hint = _say_where("".join(map(str, reports.values())))
+    hint = "" if as_json_ else _say_where("".join(map(str, reports.values())))
     if hint:
         print(hint, file=sys.stderr)
     for label, report in reports.items():
