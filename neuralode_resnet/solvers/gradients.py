@@ -185,8 +185,9 @@ def _their_name(method, step_size):
         return known[method]
     accuracy = "under a tolerance" if step_size is None else "at a fixed step"
     raise ValueError(
-        f"gradient='adjoint' goes through torchdiffeq, which has no {method} {accuracy}: "
-        f"use one of {', '.join(known)}, or gradient='backprop' or 'checkpoint'"
+        "gradient='adjoint' goes through torchdiffeq under a tolerance, at output times, and at ends that "
+        f"require a gradient. It has no {method} {accuracy}: use one of {', '.join(known)}, or "
+        "gradient='backprop' or 'checkpoint'"
     )
 
 # %% ../../nbs/solvers/05_gradients.ipynb #966ebb5b
@@ -271,20 +272,21 @@ class _FixedAdjoint(torch.autograd.Function):
         products, tableau = ctx.products, ctx.tableau
         products.begin()
         z, a = products.enter(end), products.enter(g)
+        weights = tableau.b[: tableau.stages - tableau.fsal]  # an FSAL method's last stage has no weight
         for step, times in zip(ctx.grid, stage_times(tableau, ctx.grid, z)):
             h, ks, slopes = step.h, [], []
-            for t, row, b in zip(times, tableau.a, tableau.b):
+            for t, row, b in zip(times, tableau.a, weights):
                 inner = combine(z, ks, row, h), combine(a, slopes, row, h)
                 k, slope = products.pull(t, *inner, -h * b)
                 ks.append(k)
                 slopes.append(slope)
-            z, a = combine(z, ks, tableau.b, h), combine(a, slopes, tableau.b, h)
+            z, a = combine(z, ks, weights, h), combine(a, slopes, weights, h)
         return None, None, None, None, products.leave(a, g), *products.collect()
 
 
 def solve_fixed_adjoint(
     products: AdjointProducts,  # of the field
-    tableau: Tableau,  # the method, one that does not reuse its last stage
+    tableau: Tableau,  # the method
     z: Tensor,  # initial state (batch, *state)
     t_span: tuple,  # start and end time, numbers
     step_size: float,  # h > 0
@@ -359,7 +361,7 @@ class _Watched(_Counted):
 def solve_adjoint(
     field,  # f(t, z); everything it uses gets its gradient
     z: Tensor,  # initial state (batch, *state)
-    method: str,  # our name of a method that torchdiffeq has too
+    method: str,  # its name; one that torchdiffeq has, but between two constant ends at a fixed step
     t_span: tuple,  # start and end time: numbers, or tensors () that may require a gradient
     step_size: float | None = None,  # h, or `None` under a tolerance
     rtol: float = 1e-6,  # relative tolerance, where there is no step size
@@ -372,13 +374,16 @@ def solve_adjoint(
 ):
     """Returns a `Solution` with gradients by the adjoint ODE (Chen et al. 2018).
 
-    Raises `ValueError` for a method that torchdiffeq lacks.
+    Fixed steps between two constant ends are walked back by `solve_fixed_adjoint`, everything else by
+    torchdiffeq. Raises `ValueError` for a method that torchdiffeq would need and lacks.
     """
-    name, tableau = _their_name(method, step_size), find_tableau(method)
+    tableau = find_tableau(method)
     ends = tuple(float(t.detach()) if isinstance(t, Tensor) else t for t in t_span)
-    known = find_parameters(field, ends[0], z, adjoint_params) if torch.is_grad_enabled() else ()
     are_constant = not any(isinstance(t, Tensor) and t.requires_grad for t in t_span)
-    if step_size is not None and are_constant and not times:
+    is_ours = step_size is not None and are_constant and not times
+    name = None if is_ours else _their_name(method, step_size)
+    known = find_parameters(field, ends[0], z, adjoint_params) if torch.is_grad_enabled() else ()
+    if is_ours:
         products = AdjointProducts(_Counted(field, math.inf, known), known)
         return solve_fixed_adjoint(products, tableau, z, ends, step_size, max_nfe)
     dtype = torch.promote_types(z.dtype, torch.float32)

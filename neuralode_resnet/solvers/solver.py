@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from . import gradients, native
 from .control import _as_number, adaptive_march, initial_step_size
-from .stacks import StackProducts, as_dense, recognise, solve_densely
+from .stacks import StackProducts, as_dense, for_adjoint, recognise, solve_densely
 from neuralode_resnet.solvers.steps import (
     Solution,
     SolveError,
@@ -463,7 +463,7 @@ def _solve_natively(field, z, problem):
 def _solve_adjoint_densely(field, z, problem):
     "The `Solution` of a recognised field with the gradient of the adjoint over fixed steps, or `None`."
     solver = problem.solver
-    if problem.gradient != "adjoint" or solver.method not in gradients.TORCHDIFFEQ_FIXED or not solver.fixed:
+    if problem.gradient != "adjoint" or not solver.fixed:
         return None
     if problem.adjoint_params or not problem.is_plain or _must_be_called(z) or not torch.is_grad_enabled():
         return None
@@ -624,9 +624,8 @@ def _solve(field, z0, problem, allow_nonfinite):
             check_finite(field, problem.solver.tableau, natively.grid, z0, natively.z)
         return natively
     given = field
-    # The adjoint controls the error of the weights' gradients as well: of the weights as they are written.
-    if not _must_be_called(z0) and problem.gradient != "adjoint":
-        field = as_dense(given, z0)
+    if not _must_be_called(z0):
+        field = for_adjoint(given, z0) if problem.gradient == "adjoint" else as_dense(given, z0)
     if field is given:
         field = _keep_autocast(given, z0)
         _check_field(given, field, z0, problem.t_span[0])

@@ -386,11 +386,10 @@ def test_memory_that_runs_out_on_the_processor_is_explained():
 
 
 def test_autocast_trains_by_backpropagation():
-    for folds in (True, False):
-        model, data = make("euler@1/4", where="cpu")
-        with torch.autocast("cpu", torch.bfloat16):
-            history = fit(model, data, 3, 16, progress=False)
-        assert history.loss.notna().all()
+    model, data = make("euler@1/4", where="cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        history = fit(model, data, 3, 16, progress=False)
+    assert history.loss.notna().all()
 
 
 def test_auto_takes_a_gpu_for_images_only(monkeypatch):
