@@ -11,7 +11,7 @@ import builtins
 import dis
 import inspect
 from dataclasses import dataclass, field as default
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType, ModuleType
 from weakref import WeakKeyDictionary, ref
 
@@ -70,10 +70,17 @@ _PULL_BACK = {
 }
 
 # %% ../../nbs/solvers/06_stacks.ipynb #8bb4768f
+@lru_cache(maxsize=64)
+def _made_reads(taps, left, positions, dtype, device):
+    "As `_reads`, made once."
+    with torch.inference_mode(False):
+        q = torch.arange(positions, device=device)
+        return torch.stack([q[:, None] + k - left == q for k in range(taps)]).to(dtype)
+
+
 def _reads(layer, positions, like):
     "(taps, q, p): 1 where a tap reads position p for the result at position q, else 0."
-    q = torch.arange(positions, device=like.device)
-    return torch.stack([q[:, None] + k - layer.left == q for k in range(layer.taps)]).to(like)
+    return _made_reads(layer.taps, layer.left, positions, like.dtype, like.device)
 
 
 def _matrix(kernel, layer, positions):
@@ -1249,8 +1256,12 @@ class _Densely(torch.autograd.Function):
             used.update(range(step.first, step.first + tableau.stages - step.reuse))
         ctx.where = {e: i for i, e in enumerate(sorted(used))}  # rejected attempts are forgotten
         ctx.times = [tape[e][0] for e in ctx.where]
-        kept = [tensor for e in ctx.where for pair in tape[e][1] for tensor in pair]
-        ctx.save_for_backward(z, *tensors, *kept)
+        layers = [[tensor for pair in tape[e][1] for tensor in pair] for e in ctx.where]
+        # The result of ReLU is the next layer's input, and is kept once.
+        own = {id(tensor): i for i, tensor in enumerate(layers[0])}
+        places = sorted(own.values())
+        ctx.places = [places.index(own[id(tensor)]) for tensor in layers[0]]
+        ctx.save_for_backward(z, *tensors, *(flat[i] for flat in layers for i in places))
         return stack._leave(found.z.mT, z.shape).contiguous()
 
     @staticmethod
@@ -1260,11 +1271,11 @@ class _Densely(torch.autograd.Function):
         tensors, kept = saved[:count], saved[count:]
         if torch.is_grad_enabled():
             return None, None, None, None, *_with_graph(ctx, z, tensors, g)
-        totals, layers = _Totals(ctx.stack), len(ctx.stack.layers)
+        totals, size = _Totals(ctx.stack), max(ctx.places) + 1
 
         def pull(e, k):
             at = ctx.where[e]
-            own = kept[2 * layers * at : 2 * layers * (at + 1)]
+            own = [kept[size * at + place] for place in ctx.places]
             return ctx.stack.pull_back(ctx.times[at], [*zip(own[::2], own[1::2])], k, totals)
 
         owed, g = None, ctx.stack._enter(g).contiguous().mT
@@ -1357,7 +1368,7 @@ class StackProducts(AdjointProducts):
         "The sums, one for each of the parameters."
         return self.sums.collect()
 
-# %% ../../nbs/solvers/06_stacks.ipynb #289fc6da
+# %% ../../nbs/solvers/06_stacks.ipynb #9447aa16
 class _TotalsOverTime(_Totals):
     "As `_Totals`, and the gradient with respect to the time."
 
