@@ -123,6 +123,7 @@ def default_of(info) -> str:
 
 def type_name(info) -> str:
     anno = info["anno"]
+    anno = getattr(anno, "__origin__", anno) if hasattr(anno, "__metadata__") else anno  # an option of a command
     if anno in (inspect.Parameter.empty, None, type(None)):
         return ""
     text = anno if isinstance(anno, str) else anno.__name__ if inspect.isclass(anno) else str(anno)
