@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CURES', 'make_cured_row']
 
-# %% ../../nbs/zoo/31_cure.ipynb #9c799037
+# %% ../../nbs/zoo/31_cure.ipynb #2e0adf82
 import time
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..valid_training.drawn import MirroredSolve, RandomAccuracy
 from .families import Family, train_task
 from .rows import judge_task
 
-# %% ../../nbs/zoo/31_cure.ipynb #f248f2af
+# %% ../../nbs/zoo/31_cure.ipynb #05716e53
 CURES = {  # in words -> what draws
     "random depth": RandomAccuracy,
     "random depth, finer": lambda seed: RandomAccuracy(low=1., high=2., seed=seed),
@@ -44,7 +44,8 @@ def make_cured_row(
     n: int = None,     # samples to audit; as in the family if None
     root: Path = None, # folder of MNIST, for a family that needs it
 ) -> dict:
-    "The family trained with a drawn solver and audited. Raises `ValueError` for a solver that is not in the loss."
+    """The family trained with a drawn solver and audited.
+    Raises `ValueError` where no solver is in the loss."""
     if not family.through_solver:
         raise ValueError(f"{family.name} has no solver in its loss: nothing can be drawn")
     iterations = iterations or family.iterations
