@@ -1,5 +1,6 @@
 """Builds the documentation site from the notebooks' stored outputs: `python docs/build.py`, then open `_docs/index.html`."""
 import argparse
+import io
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from explorer import explorer_data  # noqa: E402
 from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
 from notebooks import PACKAGE, RESULTS_FIRST, ROOT, SETTINGS, ForSphinx, Notebook, directives, notebooks, width  # noqa: E402
 from notebooks import home as home_of  # noqa: E402
+from PIL import Image  # noqa: E402
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
 PAGES = ROOT / "_proc"  # what Sphinx reads
@@ -22,6 +24,8 @@ READERS = ("tutorials", "zoo", "paper")  # folders of pages that are no modules
 GITHUB = f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}"
 COLAB = GITHUB.replace("https://github.com", "https://colab.research.google.com/github")
 NO_FACTS = "no facts yet"
+TUTORIALS = ["audit_your_model", "gate_in_ci", "swap_the_solver", "adapt_the_step", "first_solve", "own_tableau", "run_a_sweep",
+             "audit_near_the_line", "audit_checked"]  # in the order of their page
 BEYOND = ["paper/beyond", "paper/why_random_depth"]  # pages of the section "Stay an ODE"
 PAPER_TITLES = {  # in the sidebar, where the part before the colon does not tell pages apart
     "paper/algorithm_1": "Algorithm 1", "paper/algorithm_2": "Algorithm 2", "paper/figure_4_images": "Figure 4, images",
@@ -93,7 +97,7 @@ def first_sentence(module: str, name: str) -> str:
     import importlib
     import inspect
     found = getattr(importlib.import_module(module), name)
-    text = inspect.getdoc(found) if inspect.isclass(found) or inspect.isroutine(found) else ""
+    text = reference.own_doc(found) if inspect.isclass(found) or inspect.isroutine(found) else ""
     text = "" if reference.SKIPPED_DOC.match(text or "") else " ".join((text or "").split())
     return re.split(r"(?<=[.?!]) ", text, maxsplit=1)[0].replace("|", "\\|")
 
@@ -216,9 +220,41 @@ def paper(pages: list[Notebook]) -> str:
                         grouped([page for page in pages if page.name not in BEYOND])])
 
 
-def tutorials(pages: list[Notebook]) -> str:
-    return "\n\n".join(["# Tutorials", "Each does one thing from start to end, in seconds.",
-                        listed(pages), toctree([page.name for page in pages], hidden=True)])
+def tutorials(pages: list[Notebook], folder: Path) -> str:
+    "A card per tutorial: its first figure, what it does, and the minutes that it takes; the audit first."
+    by_name = {page.name.rpartition("/")[2]: page for page in pages}
+    names = [*TUTORIALS, *(name for name in by_name if name not in TUTORIALS)]
+    cards = []
+    for name in names:
+        page = by_name[name]
+        parts = [f":::{{grid-item-card}} {page.title}", f":link: /{page.name}", ":link-type: doc"]
+        pictures = page.figures
+        if pictures:
+            (folder / "figures").mkdir(exist_ok=True)
+            (folder / "figures" / f"tutorial_{name}.png").write_bytes(thumbnail(pictures[0][1]))
+            parts += [f":img-bottom: /figures/tutorial_{name}.png", f":img-alt: First figure of the tutorial {page.title}."]
+        parts += ["", page.claim, "", f"*{reading_minutes(page)} minutes*", ":::"]
+        cards.append("\n".join(parts))
+    grid = "\n\n".join(["::::{grid} 1 1 2 2", ":gutter: 3", *cards, "::::"]).replace("2 2\n\n:gutter", "2 2\n:gutter")
+    intro = "Each does one thing from start to end. The minutes are for reading it, code and all."
+    return "\n\n".join(["# Tutorials", intro, grid, toctree([by_name[name].name for name in names], hidden=True)])
+
+
+def reading_minutes(page: Notebook) -> int:
+    "Two hundred words of prose or fifteen lines of code take a minute."
+    words = sum(len(cell.source.split()) for cell in page.cells if cell.cell_type == "markdown")
+    lines = sum(bool(line.strip()) for cell in page.code for line in cell.source.splitlines())
+    return max(1, round(words / 200 + lines / 15))
+
+
+def thumbnail(picture: bytes, width=700) -> bytes:
+    "The figure, small enough for a card."
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
+    made = io.BytesIO()
+    image.save(made, "PNG", optimize=True)
+    return made.getvalue()
 
 
 def zoo(pages: list[Notebook]) -> str:
@@ -267,7 +303,7 @@ def write_pages(folder: Path) -> None:
         "explore": (HERE / "explore.md").read_text(encoding="utf-8"),
         "related_work": (HERE / "related_work.md").read_text(encoding="utf-8"),
         "stay_an_ode": stay_an_ode([page for page in found if page.name in BEYOND]),
-        "tutorials/index": tutorials(group["tutorials"]),
+        "tutorials/index": tutorials(group["tutorials"], folder),
         "paper/index": paper(group["paper"]),
         "api": api(chapters),
         "contributing": from_project(ROOT / "CONTRIBUTING.md"),

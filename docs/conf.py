@@ -33,6 +33,7 @@ html_static_path = [str(HERE / "_static")]
 html_favicon = str(HERE / "_static" / "icon.svg")
 html_css_files = ["site.css"]
 html_js_files = ["code.js"]
+html_search_scorer = str(HERE / "scorer.js")
 html_copy_source = False
 html_show_sphinx = False
 html_baseurl = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/"

@@ -9,6 +9,8 @@ from enum import Enum
 
 from fastcore.docments import docments
 
+from neuralode_resnet.docstrings import PARAMETERS
+
 SKIPPED_DOC = re.compile(r"^\w+\(.*\)$", re.DOTALL)  # dataclasses invent their signature as a docstring
 
 
@@ -76,9 +78,14 @@ def readable(default):
     return Readable("…" if text.startswith("<") else text)
 
 
+def own_doc(obj) -> str:
+    "The docstring without the descriptions of parameters, which are a table here."
+    return (inspect.getdoc(obj) or "").partition(PARAMETERS)[0].rstrip()
+
+
 def described(obj) -> str:
     "Docstring, then the docments."
-    doc = inspect.getdoc(obj) if obj.__doc__ else ""
+    doc = own_doc(obj) if obj.__doc__ else ""
     doc = "" if SKIPPED_DOC.match(doc or "") else doc
     return "\n\n".join(filter(None, [doc, parameters(obj)]))
 
@@ -116,6 +123,7 @@ def default_of(info) -> str:
 
 def type_name(info) -> str:
     anno = info["anno"]
+    anno = getattr(anno, "__origin__", anno) if hasattr(anno, "__metadata__") else anno  # an option of a command
     if anno in (inspect.Parameter.empty, None, type(None)):
         return ""
     text = anno if isinstance(anno, str) else anno.__name__ if inspect.isclass(anno) else str(anno)

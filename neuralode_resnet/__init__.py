@@ -1,1 +1,5 @@
-__version__ = "0.0.1"
+__version__ = "0.1.0"
+
+from neuralode_resnet.docstrings import describe_names
+
+describe_names(__name__)

@@ -1,5 +1,6 @@
 """A rule that cannot fail checks nothing: each is broken here by a small notebook, and named in the complaint."""
 import importlib.util
+import re
 import shutil
 import sys
 
@@ -303,7 +304,7 @@ def test_executed_notebook_is_not_clean(project, work):
 @pytest.mark.parametrize("file", ["models/doubling.py", "models/orphan.py", "__init__.py"])
 def test_module_edited_by_hand_is_out_of_sync(file, project, work):
     path = project / "neuralode_resnet" / file
-    path.write_text(path.read_text().replace("0.0.1", "0.0.2") + "\n" if path.exists() else "")
+    path.write_text(path.read_text().replace(SETTINGS["version"], "9.9.9") + "\n" if path.exists() else "")
     [complaint] = house.stale_export(project, work)
     assert complaint.startswith(f"neuralode_resnet/{file}") and "nbdev_export" in complaint
 
@@ -364,12 +365,12 @@ def test_a_notebook_that_crashes_is_named_and_the_next_one_runs(good, runner):
 
 
 @pytest.mark.parametrize("cell, limits, said", [
-    ("while True: pass", dict(cpu=2), "stopped: it took 2 s of processor time, allowed 2"),
+    ("while True: pass", dict(cpu=2), r"stopped: it took \d+ s of processor time, allowed 2"),
     ("import time\ntime.sleep(60)", dict(wall=2), "stopped after 2 s"),
 ])
 def test_an_endless_notebook_is_stopped(cell, limits, said, good, runner):
     done = runner.run(good(cell), **limits)
-    assert done.code != 0 and said in done.output
+    assert done.code != 0 and re.search(said, done.output)
 
 
 def test_waiting_for_the_processor_is_no_fault(good, runner):

@@ -265,6 +265,43 @@ def test_a_page_of_every_section(name, width, theme, visit):
     assert not found, "\n".join(found)
 
 
+SIDEWAYS = """() => [...document.querySelectorAll('article pre, article div, article table')].filter(e => {
+    const overflow = getComputedStyle(e).overflowX;
+    return ['auto', 'scroll'].includes(overflow) && e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1;
+}).map(e => `${e.tagName}.${e.className} ${e.scrollWidth} > ${e.clientWidth}: ${e.textContent.trim().slice(0, 60)}`)"""
+
+
+@pytest.mark.parametrize("width, theme", [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")])
+def test_nothing_scrolls_sideways_on_any_page(width, theme, browser, pages, address):
+    "Neither a page nor, on a wide screen, what is on it; on a telephone wide tables and code may."
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page, bad = context.new_page(), []
+    for name in sorted(pages):
+        page.goto(address + name, wait_until="load")
+        found = page.evaluate("document.documentElement.scrollWidth")
+        if found > width:
+            bad.append(f"{name}: the page, {found} > {width}")
+        if width == 1440:
+            bad += [f"{name}: {line}" for line in page.evaluate(SIDEWAYS)]
+    context.close()
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("width, allowed", [(1440, 900), (390, 1300)])
+def test_a_page_of_the_paper_begins_with_its_figure(width, allowed, browser, pages, address):
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page, low = context.new_page(), []
+    names = [name for name in sorted(pages) if name.startswith("paper/") and name != "paper/index.html" and pages[name].select("article img")]
+    assert len(names) >= 10
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        top = page.evaluate("document.querySelector('article img').getBoundingClientRect().top + scrollY")
+        if top > allowed:
+            low.append(f"{name}: the first figure begins {top:.0f} px below the top, allowed {allowed}")
+    context.close()
+    assert not low, "\n".join(low)
+
+
 def test_maths_is_set(visit):
     assert rendered(visit("crossing/trajectories.html")) > 10 and rendered(visit("why_it_happens.html")) > 5
 
@@ -283,6 +320,25 @@ def test_figures_are_sharp_on_dense_screens(visit):
 def test_search_finds(query, target, visit):
     page = visit(f"search.html?q={query}")
     page.wait_for_selector(f"#search-results a[href*='{target}']", timeout=10_000)
+
+
+@pytest.mark.parametrize("query", ["audit", "StepAdapter", "torchdiffeq"])
+def test_search_finds_a_tutorial_or_a_class_first(query, visit):
+    "The first result is a page that a person wants: a tutorial, a class or function, or the opening of a chapter."
+    page = visit(f"search.html?q={query}")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.wait_for_timeout(1000)
+    first = page.locator("#search-results li a").first.get_attribute("href")
+    wanted = "tutorials/" in first or f".{query}" in first.partition("#")[2] or first.partition("?")[0].endswith("/index.html")
+    assert wanted, f"the first result for {query} is {first}"
+
+
+def test_tutorials_are_shown_with_a_picture_and_minutes_the_audit_first(pages):
+    cards = pages["tutorials/index.html"].select("article .sd-card")
+    assert len(cards) == sum(path.parent.name == "tutorials" for path in notebooks(NBS))
+    assert "audit_your_model" in cards[0].find("a", href=True)["href"]
+    assert all(re.search(r"\d+ minutes", card.get_text()) for card in cards)
+    assert sum(bool(card.find("img")) for card in cards) >= len(cards) - 1
 
 
 def test_the_theme_can_be_switched_and_stays(visit):

@@ -18,8 +18,9 @@ from .audit import audit_command
 from neuralode_resnet.cli.options import (
     AdaptOption, CheckEveryOption, CheckMethodOption, CoarseToFineOption, DepthOption, DeviceOption,
     ForceOption, LogDepthOption, NfeOption, OutOption, PenaltyOption, RandomEndOption, RandomSolverOption,
-    RandomTolOption, RunsArgument, SchemeOption, SeedOption, SolverOption, TargetOption, ThresholdOption,
-    check_solver_words, check_there, check_word, claim_folder, pick_device, scheme_of, telling_how_to_go_on,
+    RandomTolOption, RunsArgument, SchemeOption, SeedOption, SolverOption, STATUS_TEXT, TargetOption,
+    ThresholdOption, check_choice, check_data_name, check_folder, check_solver_name, claim_folder,
+    pick_device, scheme_of, telling_how_to_go_on,
 )
 
 # %% ../../nbs/cli/04_main.ipynb #ec69150e
@@ -37,13 +38,33 @@ class _Group(_FlagsWithoutType, TyperGroup):
     "What `neuralode-resnet --help` describes."
 
 
+_UsageError = typer.BadParameter.__base__  # of click, which newer versions of typer carry inside
+
+
 class _Command(_FlagsWithoutType, TyperCommand):
-    "What the help of a single command describes."
+    "What the help of a single command describes. It names all missing arguments and options at once."
+    def parse_args(self, ctx, args):
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            if type(error).__name__ != "MissingParameter":
+                raise
+            values, _, _ = self.make_parser(ctx).parse_args(args=given)
+            needed = [param for param in self.get_params(ctx) if param.required]
+            missing = [_shown_name(param) for param in needed if values.get(param.name) in (None, ())]
+            raise _UsageError(f"Missing: {', '.join(missing)}", ctx=ctx) from None
+
+
+def _shown_name(param):
+    "An argument by its placeholder, an option by its flag."
+    return param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper()
 
 
 app = typer.Typer(
     cls=_Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode="markdown", help="Is a trained Neural ODE an ODE, or a ResNet after all?",
+    epilog=STATUS_TEXT,
 )
 COARSE = "euler@1/2"  # the solver of the demo's ResNet
 LEARNT = .9  # accuracy below which the demo gives no verdict
@@ -253,7 +274,9 @@ def train(
 
     Images: neuralode-resnet train cifar10 --root data --download --solver euler@1/16 --out runs/cifar
     """
-    check_word("data set", dataset)
+    check_data_name(dataset)
+    check_choice("gradient", gradient)
+    check_choice("precision", precision)
     chosen = scheme_of(
         solver, scheme, nfe, depth, log_depth, random_solver, random_tol, random_end, penalty, coarse_to_fine,
         adapt, check_method, check_every, target, threshold,
@@ -325,9 +348,10 @@ def swap(
 
     Example: neuralode-resnet swap runs/euler16 --solver euler@1/32 --solver rk4@1/16
     """
-    check_there(runs)
     for text in solver or ():
-        check_solver_words(text)
+        check_solver_name(text)
+    check_choice("precision", precision)
+    check_folder(runs)
 
     import pandas as pd
 
@@ -384,7 +408,8 @@ _COMMANDS = {  # in the order of `--help`: first what a visitor wants
     **sweep_commands.COMMANDS,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name, cls=_Command)(_command)
+    _epilog = STATUS_TEXT if _name in ("audit", "sweep", "reproduce") else None
+    app.command(_name, cls=_Command, epilog=_epilog)(_command)
 
 # %% ../../nbs/cli/04_main.ipynb #5b0b2dbc
 _OUT_OF_MEMORY = (

@@ -7,7 +7,6 @@ __all__ = ['read_result', 'collect', 'read_data', 'read_model', 'read_trained', 
 
 # %% ../../nbs/experiments/05_results.ipynb #87378c9d
 import os
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -138,16 +137,10 @@ def _state(folder):
     return "interrupted" if reason is None else "failed", read_progress(folder), reason or ""
 
 
-def _last_written(folder):
-    "When the newest file of a run was written, by the clock of this machine; empty if there is none."
-    written = [entry.stat().st_mtime for entry in os.scandir(folder) if entry.is_file()]
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(max(written))) if written else ""
-
-
 def status(
     path,  # of a store, a run folder, or the folder that `reproduce --out` was given
 ) -> pd.DataFrame:
-    """Data frame: run, state (done, running, interrupted, failed), iteration, reason, written (local time of
-    the last change). `StoreError` for another folder."""
-    rows = [(folder.name, *_state(folder), _last_written(folder)) for folder in find_runs(path)]
-    return pd.DataFrame(rows, columns=["run", "state", "iteration", "reason", "written"])
+    """Data frame: run, state (done, running, interrupted, failed), iteration, reason.
+    `StoreError` for another folder."""
+    rows = [(folder.name, *_state(folder)) for folder in find_runs(path)]
+    return pd.DataFrame(rows, columns=["run", "state", "iteration", "reason"])

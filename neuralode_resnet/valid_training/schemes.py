@@ -101,8 +101,8 @@ def _one_form(what, kind, name, value):
             raise ValueError(f"{where} must be the name of a method, got {value!r}")
         _read_as(where, find_tableau, value)
         return value
-    if name == "quantity":
-        return value  # `FieldPenalty` says which there are
+    if name in ("quantity", "start_norm"):
+        return value  # `FieldPenalty` and `StepAdapter` say which there are
     if name == "log":
         if not isinstance(value, bool):
             raise ValueError(f"{where} must be true or false, got {value!r}")

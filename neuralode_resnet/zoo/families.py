@@ -67,9 +67,9 @@ def train_task(
         optimizer.zero_grad()
         with around(iteration) if around else nullcontext():
             loss = task.loss(generator)
+            loss.backward()  # an adjoint solves again, and is drawn with its loss
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration}: lower lr={lr}")
-        loss.backward()
         nn.utils.clip_grad_norm_(task.model.parameters(), 10.)
         optimizer.step()
         schedule.step()

@@ -135,3 +135,54 @@ def test_adapters_say_what_they_are():
     assert repr(StepAdapter(NeuralODE.for_data(DATA, "euler@1/8"))) == "StepAdapter(euler, test midpoint, every 50)"
     assert repr(ToleranceAdapter(NeuralODE.for_data(DATA, "dopri5@1e-3", seed=[0, 1]), check_every=9)) == \
         "ToleranceAdapter(dopri5, test dopri5, every 9, 2 members)"
+
+
+class Unchanged(nn.Module):
+    "A field that is 1 everywhere, as a module."
+
+    def forward(self, t, z):
+        return torch.ones_like(z)
+
+
+@pytest.mark.parametrize("start_norm, d1", [("rows", 2**.5), ("samples", 2.)])
+def test_the_first_step_takes_its_norms_over_the_last_axis(start_norm, d1):
+    # d0 = (5 + 10) / 2, or 125 ** .5; d2 = 0; h1 = (0.01 / d1) ** (1 / 2) lies below 100 h0 in both cases
+    image = torch.tensor([[[[3., 4.], [6., 8.]]]])
+    adapter = StepAdapter(nn.Sequential(ODEBlock(Unchanged(), "euler@1/8")), start_norm=start_norm)
+    adapter.start(image)
+    assert adapter.values[0] == pytest.approx((.01 / d1)**.5, rel=1e-6)
+
+
+def test_a_small_state_starts_at_a_hundredth_of_its_mean_row():
+    # d0 = 0.005, d1 = 1: 100 h0 = 0.005 lies below h1 = 0.1
+    image = torch.full((2, 3, 5, 1), .005)
+    adapter = StepAdapter(nn.Sequential(ODEBlock(Unchanged(), "euler@1/8")))
+    adapter.start(image)
+    assert adapter.values[0] == pytest.approx(.005, rel=1e-5)
+
+
+def test_the_paper_is_the_default_and_vectors_do_not_notice():
+    model = NeuralODE.for_data(DATA, "euler@1/8", seed=[0, 1])
+    first = model.for_members(DATA.x_train[:128])
+    by_norm = []
+    for options in ({}, {"start_norm": "rows"}, {"start_norm": "samples"}):
+        adapter = StepAdapter(model, **options)
+        adapter.start(first)
+        by_norm.append(adapter.values)
+    assert by_norm[0] == by_norm[1] == by_norm[2]
+    assert StepAdapter(model).start_norm == "rows"
+
+
+def test_an_unknown_norm_is_named_with_those_that_there_are():
+    with pytest.raises(ValueError, match="start_norm must be one of rows, samples, got 'columns'"):
+        StepAdapter(NeuralODE.for_data(DATA, "euler@1/8"), start_norm="columns")
+
+
+def test_a_table_of_plain_values_can_name_the_norm():
+    from neuralode_resnet.valid_training import Scheme
+    model = NeuralODE.for_data(DATA, "euler@1/8")
+    older = Scheme("euler@1/8", adaptation={"kind": "step", "start_norm": "samples"})
+    assert older.make_adapter(model).start_norm == "samples"
+    assert Scheme("euler@1/8", adaptation={"kind": "step"}).to_dict()["adaptation"] == {"kind": "step"}
+    with pytest.raises(ValueError, match="start_norm must be one of rows, samples"):
+        Scheme("euler@1/8", adaptation={"kind": "step", "start_norm": "columns"})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from neuralode_resnet.cli.main import main
 from neuralode_resnet.datasets import load
@@ -206,12 +207,15 @@ def test_the_folder_of_a_reproduction_is_swapped_audited_and_collected(call, tmp
     tiny = dict(data="sphere2", train_solver=["euler@1/2", "euler@1/4"], test_solvers=["rk4@1/4"], seeds=[0, 1], iterations=10,
                 channels=4)
     monkeypatch.setitem(reproductions.GRIDS, "tiny", tiny)
-    assert call("reproduce", "tiny", "--out", tmp_path, "--jobs", 1)[0] == 0
+    monkeypatch.setattr("neuralode_resnet.cli.sweeps._GRID_NAMES", ("tiny",))
+    code, said, complaint = call("reproduce", "tiny", "--out", tmp_path, "--jobs", 1)
+    assert code == 0 and "tiny.csv" in said and "tiny.png" in said, complaint
+    assert Image.open(tmp_path / "tiny.png").size[0] > 600
     code, said, complaint = call("swap", tmp_path)
     assert code == 0 and said.splitlines()[0].split()[0] == "run", complaint
     code, said, _ = call("audit", tmp_path)
     assert code in (0, 1, 4) and said.count("# sphere2_euler") == 2
-    assert call("status", tmp_path)[1].strip() == "2 done"
+    assert call("status", tmp_path)[1].splitlines()[0] == "2 done"
     assert call("collect", tmp_path, "--out", tmp_path / "table.csv")[0] == 0
 
 
