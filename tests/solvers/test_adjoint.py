@@ -171,7 +171,7 @@ def start_of(kind):
 
 @pytest.mark.parametrize("kind", RECOGNISED)
 @pytest.mark.parametrize("wishes", [{}, dict(times=[.2, .6], t_span=(0., 1.)), dict(t_span=(1., 0.)), dict(moving=True)],
-                         ids=["plain", "times", "backward", "moving end"])
+                         ids=["plain", "times", "backward", "moving ends"])
 def test_a_recognised_field_under_a_tolerance_has_the_gradients_of_torchdiffeq(kind, wishes):
     field, z = start_of(kind)
     z.requires_grad_()
@@ -179,8 +179,9 @@ def test_a_recognised_field_under_a_tolerance_has_the_gradients_of_torchdiffeq(k
     ends, inputs = wishes.get("t_span", (0., 1.)), [z, *field.parameters()]
     if wishes.pop("moving", False):
         moving = torch.tensor(1., dtype=torch.float64, requires_grad=True)
-        wishes["t_span"], ends = (0., moving), (0., moving)
-        inputs.append(moving)
+        start = torch.tensor(0., dtype=torch.float64, requires_grad=True)
+        wishes["t_span"] = ends = (start, moving)
+        inputs += [start, moving]
     solution = integrate(field, z, "dopri5@1e-5", gradient="adjoint", **wishes)
     times = [torch.as_tensor(t, dtype=torch.float64) for t in (ends[0], *wishes.get("times", ()), ends[1])]
     theirs = torchdiffeq.odeint_adjoint(lambda t, z: field(t, z), z, torch.stack(times), rtol=1e-5, atol=1e-5,
