@@ -67,18 +67,18 @@ def estimate_seconds(
     measured, total = {}, 0.
     for experiment, _ in work:
         alike = replace(experiment, lr=1e-6, data_seed=0, iterations=100_000)
-        if alike not in measured:
-            measured[alike] = _seconds_per_iteration(alike, device)
-        total += experiment.iterations * measured[alike]
+        if alike.name not in measured:
+            measured[alike.name] = _seconds_per_iteration(alike, device)
+        total += experiment.iterations * measured[alike.name]
     return total
 
 
 def _seconds_per_iteration(experiment, device, n_iterations=5):
     "Wall time of an iteration; the first one, which prepares and compiles, is not counted."
-    data, model, callbacks = prepare(experiment, device)
-    options = dict(seed=experiment.seeds, progress=False, **callbacks)
     times = []
     for n in (1, 1 + n_iterations):
+        data, model, callbacks = prepare(experiment, device)
+        options = dict(seed=experiment.seeds, progress=False, **callbacks)
         start = time.perf_counter()
         fit(model, data, n, experiment.batch_size, experiment.lr, **options)
         times.append(time.perf_counter() - start)
